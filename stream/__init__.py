@@ -1,0 +1,1 @@
+"""nowcart's engine: from a shop's Kafka topics to forecasts, and back to Kafka."""

@@ -1,0 +1,1 @@
+"""The pure core: columns in, columns out. No I/O, no clock, no logging in here."""
