@@ -1,0 +1,50 @@
+# Everything here sets itself up: `make demo` and `make test` work from a fresh clone.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# Arguments for the commands below: make demo ARGS="--seconds 30", make test ARGS="-k records -x"
+ARGS ?=
+
+.PHONY: help setup demo test lint format types bench clean
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+setup: $(VENV)/.installed ## .venv in this checkout, with the command nowcart in it
+
+# Done again only when the dependencies change.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "nowcart needs Python 3.11 or later: none found; name one with make PYTHON=/path/to/python3" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nowcart needs Python 3.11 or later; $(PYTHON) is $$("$(PYTHON)" --version 2>&1): name another with make PYTHON=/path/to/python3" >&2; exit 2; }
+	[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,bench,dev]'
+	@touch $@
+
+demo: setup ## a simulated shop and its live forecasts in this terminal; Ctrl-C ends it
+	$(BIN)/nowcart demo $(ARGS)
+
+test: setup ## every test; those that need a real Kafka or the real shops' files say so when they are skipped
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## ruff: mend what can be mended
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+types: setup ## mypy --strict
+	$(BIN)/mypy
+
+bench: setup ## throughput and latency on this machine, beside the limit measured in the same run
+	$(BIN)/nowcart bench $(ARGS)
+
+clean: ## what tools left behind; .venv and the demo's state as well
+	rm -rf $(VENV) .nowcart .kafka .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
