@@ -1,1 +1,1 @@
-"""nowcart's models. They see arrays: no events, no Kafka, no clock, nothing of `stream`."""
+"""Models: arrays in, arrays out. Nothing here knows events, Kafka, clocks or anything else of `stream`."""

@@ -1,0 +1,1 @@
+"""Demand experts, one file each, and the forecaster that mixes them."""

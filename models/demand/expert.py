@@ -1,0 +1,189 @@
+"""What every demand expert has besides its means: an online dispersion, quantiles from it, and the storing of both.
+
+An expert computes means from a window. Its dispersion is learnt from its own one-step forecasts when their bucket has
+closed, per item and shrunk to its velocity class, since a rare item says little about its own variance.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.counts import MAX_DISPERSION, counts
+from models.demand.window import CLASSES, Window, classify
+from models.exact import SlotArrays, pooled, put, take
+from models.protocol import DemandSpec, Distribution, Float32, Float64, Ints, Panel, State
+
+_NEVER = np.iinfo(np.int64).min
+_CLASS_MEMORY = 0.995
+_ITEM_MEMORY = np.float32(0.98)
+_PRIOR_DISPERSION = 0.5
+_ITEM_SHRINKAGE = 3.0
+
+
+class Expert(ABC):
+    """A demand model (see protocol.DemandModel) that gives means; subclasses say how."""
+
+    name: ClassVar[str]
+    partial: ClassVar[bool] = False
+    """Whether the expert knows only some items (see covers)."""
+
+    def __init__(self, spec: DemandSpec, device: torch.device | None = None) -> None:
+        """Makes an expert without slots.
+
+        Args:
+            spec: what is forecast.
+            device: for the experts that have a network.
+        """
+        self.spec = spec
+        self.device = device or torch.device("cpu")
+        self.slots = SlotArrays()
+        self.slots.add("next", np.float32, np.nan)
+        self.slots.add("excess", np.float32)
+        self.slots.add("weight", np.float32)
+        self._closed = _NEVER
+        self._spread: Float64 = np.zeros((2, CLASSES))
+
+    @property
+    @abstractmethod
+    def lookback(self) -> int:
+        """How many closed buckets the expert reads, the newest included: a ring must hold them beside its open ones."""
+
+    @abstractmethod
+    def means(self, window: Window, horizon: int) -> Float32:
+        """float32[n, horizon], finite and at least 0. Pure; a row depends on that item alone, to the bit.
+
+        Args:
+            window: the items.
+            horizon: at most the spec's.
+        """
+
+    def adapt(self, window: Window) -> None:
+        """Learns from the newest closed bucket; nothing by default."""
+
+    def readapt(self, window: Window) -> None:
+        """Learns the newest closed bucket anew for these slots; nothing by default."""
+
+    def covers(self, window: Window) -> NDArray[np.bool_]:
+        """bool[n], the items of which the expert has an opinion of its own; all by default."""
+        return np.ones(len(window), dtype=np.bool_)
+
+    def shared_state(self) -> State:
+        """What decides later results beside the slots; nothing by default."""
+        return {}
+
+    def restore_shared(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Takes what shared_state() gave."""
+
+    def resize(self, capacity: int) -> None:
+        """Room for slots [0, capacity)."""
+        self.slots.resize(capacity)
+
+    def forget(self, slots: Ints) -> None:
+        """Makes these slots cold."""
+        self.slots.forget(slots)
+
+    def predict(self, panel: Panel) -> Distribution:
+        """Means and quantiles of the panel's items."""
+        window = Window(panel)
+        mean = self.means(window, self.spec.horizon)
+        dispersion = self.dispersion(window, mean[:, 0])
+        return Distribution(mean, counts(self.spec.levels).quantiles(mean, dispersion[:, None], window.whole))
+
+    def dispersion(self, window: Window, one_step: Float32) -> Float32:
+        """float32[n], dispersion of the items' demand around this expert's mean.
+
+        Args:
+            window: the items.
+            one_step: float32[n], the mean of the next bucket.
+        """
+        by_class = ((self._spread[0] + _PRIOR_DISPERSION) / (self._spread[1] + 1.0)).clip(0.0, MAX_DISPERSION)
+        group = by_class.astype(np.float32)[classify(one_step, window.whole)]
+        shrinkage = np.float32(_ITEM_SHRINKAGE)
+        item = (self.slots.f32("excess")[window.slots] + shrinkage * group) / (self.slots.f32("weight")[window.slots] + shrinkage)
+        return np.asarray(np.clip(item, np.float32(0), np.float32(MAX_DISPERSION)), dtype=np.float32)
+
+    def learn(self, panel: Panel) -> None:
+        """Scores the one-step means that were held, lets the expert adapt, holds the next."""
+        self.learn_window(Window(panel))
+
+    def learn_window(self, window: Window) -> None:
+        """learn() for callers that share a window between experts.
+
+        Args:
+            window: of all live items, at the newest closed bucket.
+        """
+        if self._closed == window.closed - 1:
+            self._score(window)
+        self.adapt(window)
+        self.slots.f32("next")[window.slots] = self.means(window, 1)[:, 0]
+        self._closed = window.closed
+
+    def correct(self, panel: Panel) -> None:
+        """Learns the newest closed bucket anew for the panel's slots, where the expert's state allows."""
+        self.correct_window(Window(panel))
+
+    def correct_window(self, window: Window) -> None:
+        """correct() for callers that share a window between experts.
+
+        Args:
+            window: of the corrected items, at the newest closed bucket.
+        """
+        self.readapt(window)
+        self.slots.f32("next")[window.slots] = self.means(window, 1)[:, 0]
+
+    def state(self) -> State:
+        """Everything that decides later results."""
+        own: State = {"closed": np.array([self._closed], dtype=np.int64), "spread": self._spread.copy()}
+        return own | put("slot.", self.slots.state()) | put("shared.", self.shared_state())
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Takes what state() gave."""
+        self._closed = int(np.asarray(state["closed"], dtype=np.int64)[0])
+        self._spread = np.array(state["spread"], dtype=np.float64)
+        self.slots.restore(take(state, "slot."))
+        self.restore_shared(take(state, "shared."))
+
+    def _score(self, window: Window) -> None:
+        mean32 = self.slots.f32("next")[window.slots]
+        held = np.isfinite(mean32)
+        if not held.any():
+            return
+        slots, mean, y, whole = window.slots[held], mean32[held].astype(np.float64), window.observed()[held], window.whole[held]
+        # E (y - m)² = m + a m². Divided by (1 + m)², so that neither big nor small items decide; kilograms by their own size.
+        size = np.where(whole, 1.0 + mean, mean + 0.2 * y + 1e-9)
+        excess = np.minimum(((y - mean) / size) ** 2, 50.0) - np.where(whole, mean, 0.0) / (size * size)
+        weight = (mean / size) ** 2
+        group = classify(mean32[held], whole)
+        self._spread *= _CLASS_MEMORY
+        self._spread[0] += pooled(group, excess, CLASSES)
+        self._spread[1] += pooled(group, weight, CLASSES)
+        for name, values in (("excess", excess), ("weight", weight)):
+            array = self.slots.f32(name)
+            array[slots] = array[slots] * _ITEM_MEMORY + values.astype(np.float32)
+
+
+def season_length(spec: DemandSpec) -> int:
+    """Buckets over which a recent level is taken: the longest season of up to a day of hours or two weeks of days, else 12.
+
+    Args:
+        spec: what is forecast.
+    """
+    short = [season for season in spec.seasons if season <= 31]
+    return max(short) if short else 12
+
+
+def lag_steps(season: int, horizon: int) -> Ints:
+    """int64[horizon], how many buckets before step 1, 2, … its latest known seasonal lag stands relative to the closed bucket (<= 0).
+
+    Args:
+        season: length.
+        horizon: steps.
+    """
+    step = np.arange(1, horizon + 1)
+    return np.asarray(step - season * (-(-step // season)), dtype=np.int64)

@@ -1,0 +1,69 @@
+"""Seasonal naive: what was sold one season earlier, of the largest season of which the item has lived a whole one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.demand.expert import Expert, lag_steps, season_length
+from models.demand.newborn import Newborn
+from models.demand.window import Window
+from models.protocol import DemandSpec, Float32, State
+
+
+class SeasonalNaive(Expert):
+    """The last season again; a shorter one, then the mean so far, for items that are too young."""
+
+    name: ClassVar[str] = "seasonal_naive"
+
+    def __init__(self, spec: DemandSpec, device: torch.device | None = None) -> None:
+        """Makes an expert without slots.
+
+        Args:
+            spec: what is forecast.
+            device: not used.
+        """
+        super().__init__(spec, device)
+        self._newborn = Newborn()
+        self._short = season_length(spec)
+        self._seasons = sorted(set(spec.seasons))
+
+    @property
+    def lookback(self) -> int:
+        """The longest season, or what a mean takes."""
+        return max([*self._seasons, self._short + 1, Newborn.lookback])
+
+    def means(self, window: Window, horizon: int) -> Float32:
+        """Copies of past buckets, by item the oldest season that it has."""
+        age = window.age()
+        first = window.at_first(window.closed - self._short)
+        lived = np.minimum(age, self._short).astype(np.float32)
+        total = window.mean(self._short) * lived
+        # The first bucket counts through the pooled rate that it predicts; a rate is worth one bucket.
+        young = (np.maximum(total - first, 0) + self._newborn.rate(first)) / np.maximum(lived, 1)
+        flat = np.where(age > self._short, total / np.maximum(lived, 1), young).astype(np.float32)
+        out = np.repeat(flat[:, None], horizon, axis=1)
+        for season in self._seasons:
+            old = age >= season
+            if not old.any():
+                break
+            for step, lag in enumerate(lag_steps(season, horizon)):
+                row = window.row(window.closed + int(lag))
+                out[:, step] = np.where(old, row, out[:, step])
+        return out
+
+    def adapt(self, window: Window) -> None:
+        """Only the rates of new items are learnt."""
+        self._newborn.learn(window)
+
+    def shared_state(self) -> State:
+        """The rates of new items."""
+        return self._newborn.state()
+
+    def restore_shared(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Takes what shared_state() gave."""
+        self._newborn.restore(state)

@@ -1,0 +1,107 @@
+"""What experts read of a panel: past buckets by number, each read from the ring once however many experts want it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.protocol import Float32, Float64, Ints, Panel
+
+VELOCITY_EDGES = np.array([0.03, 0.1, 0.3, 1.0, 5.0], dtype=np.float32)
+"""Units a bucket that separate the velocity classes of items with whole demand."""
+CLASSES = len(VELOCITY_EDGES) + 2
+"""Velocity classes, and a last one for items with fractional demand (kilograms have no natural scale)."""
+
+
+def classify(rate: Float32, whole: NDArray[np.bool_]) -> Ints:
+    """int64[n], the class of items by units a bucket.
+
+    Args:
+        rate: float32[n].
+        whole: bool[n].
+    """
+    return np.asarray(np.where(whole, np.searchsorted(VELOCITY_EDGES, rate, side="right"), CLASSES - 1), dtype=np.int64)
+
+
+class Window:
+    """A panel's items as they stood when a bucket had just closed."""
+
+    def __init__(self, panel: Panel) -> None:
+        """Looks at the panel's newest closed bucket; see back() for earlier ones.
+
+        Args:
+            panel: not changed.
+        """
+        self.panel = panel
+        self.closed = panel.closed
+        self.slots = panel.slots
+        self.whole: NDArray[np.bool_] = panel.whole[panel.slots]
+        self.first: Ints = panel.first[panel.slots]
+        self._rows: dict[int, Float32] = {}
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def back(self, buckets: int) -> Window:
+        """The same items so many buckets earlier (only past values differ; `steps` and `whole` are the panel's).
+
+        Args:
+            buckets: at least 0.
+        """
+        other = object.__new__(Window)
+        other.panel, other.slots, other.whole, other.first, other._rows = self.panel, self.slots, self.whole, self.first, self._rows
+        other.closed = self.closed - buckets
+        return other
+
+    def age(self) -> Ints:
+        """int64[n], closed buckets since the item was first seen, the newest included."""
+        return np.asarray(self.closed - self.first + 1, dtype=np.int64)
+
+    def row(self, bucket: int) -> Float32:
+        """float32[n], units in a closed bucket; zeros before an item was first seen. Not to be written to.
+
+        Args:
+            bucket: at most the newest closed one, and within the ring.
+
+        Raises:
+            ValueError: the ring holds another bucket there; it would be read as if it were this one.
+        """
+        known = self._rows.get(bucket)
+        if known is not None:
+            return known
+        ring = self.panel.units
+        if bucket > self.closed or bucket <= self.panel.closed - len(ring):
+            raise ValueError(
+                f"bucket {bucket} must be closed and in the ring (closed {self.closed}, depth {len(ring)}): make the ring deeper"
+            )
+        values = (ring[bucket % len(ring)].take(self.slots) / self.panel.scale).astype(np.float32)
+        self._rows[bucket] = values
+        return values
+
+    def observed(self) -> Float64:
+        """float64[n], units in the newest closed bucket."""
+        return self.panel.observed() if self.closed == self.panel.closed else self.row(self.closed).astype(np.float64)
+
+    def mean(self, length: int) -> Float32:
+        """float32[n], units a bucket over the last `length` buckets, or since the item was first seen.
+
+        Args:
+            length: at least 1.
+        """
+        total = np.zeros(len(self), dtype=np.float32)
+        for bucket in range(self.closed - length + 1, self.closed + 1):
+            total += self.row(bucket)
+        return np.asarray(total / np.clip(self.age(), 1, length).astype(np.float32), dtype=np.float32)
+
+    def at_first(self, oldest: int) -> Float32:
+        """float32[n], units in the bucket in which each item was first seen; zeros where that is older than `oldest`.
+
+        Args:
+            oldest: bucket number.
+        """
+        ring = self.panel.units
+        out = np.zeros(len(self), dtype=np.float32)
+        young = np.flatnonzero((self.first >= oldest) & (self.first <= self.closed))
+        rows = self.first[young] % len(ring)
+        out[young] = (ring[rows, self.slots[young]] / self.panel.scale).astype(np.float32)
+        return out

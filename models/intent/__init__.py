@@ -1,0 +1,1 @@
+"""Purchase intent of live sessions."""

@@ -1,0 +1,15 @@
+"""Every model by name. The conformance suite walks these tables: a model that is not here does not exist."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from models.demand.ewma import EWMA
+from models.demand.seasonal_naive import SeasonalNaive
+from models.demand.tsb import TSB
+
+if TYPE_CHECKING:
+    from models.demand.expert import Expert
+
+DEMAND: dict[str, type[Expert]] = {expert.name: expert for expert in (SeasonalNaive, EWMA, TSB)}
+"""Experts for demand."""
