@@ -1,0 +1,423 @@
+"""The forecast engine: one shard per activity partition. Blocks in; demand and spike columns out.
+
+Pure: no Kafka, no clock, no logging. Epochs, not arrival, order its world: a segment waits until every source that is not
+idle has left its epoch behind; then the epoch is applied, corrections are published, and the buckets that end with it
+tick. Slots are given to new items in item-id order within an epoch, so "in slot order" is the same order in every replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from models.demand.forecaster import DemandForecaster
+from models.protocol import DemandSpec, Panel
+from stream.engine.activity import SUMS, Agreement, Block, Segment, Source, column, merge, stamp_source
+from stream.engine.columns import MICRO, Bools, DemandColumns, ForecastColumns, Ints, SpikeColumns
+from stream.engine.spikes import SpikeDetector
+from stream.engine.time import Grid, Zone, calendar
+from stream.engine.windows import CHANNELS, Windows
+
+_CHUNK = 4096
+"""Items forecast at a time: bounds the memory of a tick, changes no result."""
+_MERGE_SEGMENTS = 64
+"""So many segments of one epoch are merged into one while they wait: bounds what an hour of a busy shop holds in memory."""
+
+Columns = DemandColumns | SpikeColumns
+
+
+@dataclass(frozen=True, slots=True)
+class ResolutionSpec:
+    """One bucket size."""
+
+    demand: DemandSpec
+    history: int
+    """Closed buckets that the models may see."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastSpec:
+    """What shapes a forecast shard's results."""
+
+    agreement: Agreement
+    zone: Zone
+    resolutions: tuple[ResolutionSpec, ...]
+    out_of_orderness_ms: int
+    allowed_lateness_ms: int
+    max_lead_ms: int
+    forget_after_ms: int
+    device: str
+    model_version: str
+
+
+@dataclass(slots=True)
+class _SourceState:
+    """What is known of a source partition."""
+
+    reached: int | None = None
+    idle: bool = False
+    ended: bool = False
+    max_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the shell may publish as metrics; taken and zeroed by it."""
+
+    evicted: int = 0
+    beyond_ring: int = 0
+
+
+class AgreementError(Exception):
+    """Ingest and forecast were configured differently."""
+
+
+class _Resolution:
+    """Windows, models and spikes of one bucket size."""
+
+    def __init__(self, spec: ResolutionSpec, whole: ForecastSpec) -> None:
+        self.spec = spec.demand
+        self.grid = Grid(spec.demand.size, whole.zone)
+        size = self.grid.size_ms
+        room = -(-(whole.allowed_lateness_ms + whole.max_lead_ms + whole.out_of_orderness_ms) // size) + 2
+        ahead = -(-whole.out_of_orderness_ms // size) + 2
+        self.windows = Windows(self.grid, max(spec.history, room), room, ahead)
+        self.forecaster = DemandForecaster(spec.demand, whole.device)
+        self.spikes = SpikeDetector()
+        self.first: Ints = np.zeros(0, np.int64)
+        self.active: Ints = np.zeros(0, np.int64)
+        """Bucket of the item's last activity."""
+        self.patience = max(*spec.demand.seasons, spec.demand.horizon) if spec.demand.seasons else spec.demand.horizon
+        self.pace = min(spec.demand.horizon, self.patience)
+
+    def resize(self, capacity: int) -> None:
+        for name in ("first", "active"):
+            grown = np.zeros(capacity, np.int64)
+            old = getattr(self, name)
+            grown[: len(old)] = old
+            setattr(self, name, grown)
+        self.windows.resize(capacity)
+        self.forecaster.resize(capacity)
+        self.spikes.resize(capacity)
+
+    def forget(self, slots: Ints) -> None:
+        self.windows.forget(slots)
+        self.forecaster.forget(slots)
+        self.spikes.forget(slots)
+
+    def panel(self, slots: Ints, whole: Bools, capacity_first: Ints) -> Panel:
+        closed = self.windows.closed
+        assert closed is not None
+        units = self.windows.channels["units"]
+        steps = calendar(self.grid, np.arange(closed, closed + 1 + self.spec.horizon, dtype=np.int64))
+        return Panel(slots, closed, units.closed, units.scale, capacity_first, steps, whole)
+
+
+@dataclass(slots=True)
+class _Epoch:
+    """The rows of an epoch, from all segments."""
+
+    slots: Ints
+    grain_ms: Ints
+    columns: dict[str, Ints] = field(default_factory=dict)
+
+
+class ForecastShard:
+    """The state of one activity partition.
+
+    Args:
+        spec: what shapes the results.
+    """
+
+    def __init__(self, spec: ForecastSpec) -> None:
+        self.spec = spec
+        self.epochs = Grid(spec.agreement.smallest, spec.zone)
+        self.sources: dict[Source, _SourceState] = {}
+        self.roster_known = False
+        self.held: dict[int, list[Segment]] = {}
+        self.next_epoch: int | None = None
+        self.index: dict[str, int] = {}
+        self.names: list[str] = []
+        self.free: list[int] = []
+        self.capacity = 0
+        self.live: Bools = np.zeros(0, np.bool_)
+        self.whole: Bools = np.zeros(0, np.bool_)
+        self.seen_ms: Ints = np.zeros(0, np.int64)
+        self.resolutions = [_Resolution(r, spec) for r in spec.resolutions]
+        self.counters = Counters()
+        self._grow(256)
+
+    # -- what the shell asks -----------------------------------------------------------------------------------------
+
+    @property
+    def items_live(self) -> int:
+        """Items with state."""
+        return len(self.index)
+
+    @property
+    def watermark_ms(self) -> int | None:
+        """Everything before it is in the windows; None before the first epoch."""
+        return None if self.next_epoch is None else self.epochs.start_of(self.next_epoch)
+
+    @property
+    def ended(self) -> bool:
+        """All sources have said that they ended."""
+        return self.roster_known and all(s.ended for s in self.sources.values())
+
+    # -- blocks ------------------------------------------------------------------------------------------------------
+
+    def step(self, block: Block) -> Iterator[Columns]:
+        """Takes the next block of the partition; the iterator must be exhausted before the next call.
+
+        Args:
+            block: of any kind.
+
+        Raises:
+            AgreementError: the roster was written under another configuration.
+        """
+        if block.kind == "roster":
+            self._meet(block)
+            return
+        assert block.source is not None
+        source = self.sources.setdefault(block.source, _SourceState())
+        if block.kind == "idle":
+            source.idle = True
+        elif block.kind == "end":
+            source.ended, source.max_ms = True, block.max_ms
+        else:
+            source.idle = source.ended = False
+            for segment in block.segments:
+                # A source that comes back from idleness may bring epochs that the others have left behind: theirs is now the next.
+                epoch = segment.epoch if self.next_epoch is None else max(segment.epoch, self.next_epoch)
+                stamp_source(segment, block.source)
+                waiting = self.held.setdefault(epoch, [])
+                waiting.append(segment)
+                if len(waiting) >= _MERGE_SEGMENTS:
+                    self.held[epoch] = [merge(waiting)]
+            if block.reached is not None:
+                source.reached = max(block.reached, source.reached) if source.reached is not None else block.reached
+        yield from self._advance()
+
+    def _meet(self, block: Block) -> None:
+        if block.agreement != self.spec.agreement:
+            raise AgreementError(
+                f"ingest and forecast must share grain, smallest bucket and zone; ingest has {block.agreement}, forecast has "
+                f"{self.spec.agreement}: give both stages the same configuration, or start on a new output prefix"
+            )
+        self.roster_known = True
+        for source in block.roster:
+            self.sources.setdefault(source, _SourceState())
+
+    def _advance(self) -> Iterator[Columns]:
+        if not self.roster_known:
+            return
+        if self.ended:
+            yield from self._finish()
+            return
+        speaking = [s for s in self.sources.values() if not s.idle and not s.ended]
+        reached = [s.reached for s in speaking if s.reached is not None]
+        if not speaking or len(reached) < len(speaking):
+            return  # all idle: the watermark holds; or one has not spoken yet
+        target = min(reached)
+        self._begin(target)
+        assert self.next_epoch is not None
+        while self.next_epoch < target:
+            epoch = self.next_epoch
+            self.next_epoch += 1
+            yield from self._apply(epoch, self.epochs.end_of(epoch))
+
+    def _begin(self, target: int) -> None:
+        if self.next_epoch is None:
+            self.next_epoch = min([target, *self.held])
+            start = self.epochs.start_of(self.next_epoch)
+            for resolution in self.resolutions:
+                resolution.windows.begin(resolution.grid.number_of(start))
+
+    def _finish(self) -> Iterator[Columns]:
+        """All sources have ended: applies what is held and closes every bucket that ends by the largest event time."""
+        times = [s.max_ms for s in self.sources.values() if s.max_ms is not None]
+        if not times:
+            return
+        last = max(times)
+        self._begin(self.epochs.number_of(last))
+        assert self.next_epoch is not None
+        while self.held or self.epochs.end_of(self.next_epoch) <= last:
+            epoch = self.next_epoch
+            self.next_epoch += 1
+            yield from self._apply(epoch, min(self.epochs.end_of(epoch), last))
+
+    # -- an epoch ----------------------------------------------------------------------------------------------------
+
+    def _apply(self, epoch: int, boundary_ms: int) -> Iterator[Columns]:
+        """Applies an epoch's rows, publishes corrections, then closes the buckets that end by the boundary."""
+        segments = self.held.pop(epoch, None)
+        if segments:
+            rows = self._merge(segments)
+            for resolution in self.resolutions:
+                yield from self._add(resolution, rows, boundary_ms)
+        for resolution in self.resolutions:
+            while True:
+                closed = resolution.windows.closed
+                assert closed is not None
+                if resolution.grid.end_of(closed + 1) > boundary_ms:
+                    break
+                yield from self._tick(resolution)
+        self._evict(boundary_ms)
+
+    def _merge(self, segments: list[Segment]) -> _Epoch:
+        """One set of columns from all segments; new items get slots in item-id order."""
+        new = {name for segment in segments for name in segment.items if name not in self.index}
+        grain_ms = self.spec.agreement.grain_ms
+        if new:
+            self._allocate(sorted(new))
+        slots, grains = [], []
+        columns: dict[str, list[Ints]] = {name: [] for name in SUMS}
+        for segment in segments:
+            local = np.array([self.index[name] for name in segment.items], dtype=np.int64)
+            item = np.frombuffer(segment.columns["item"], "<u4")
+            slots.append(local[item])
+            grains.append(np.frombuffer(segment.columns["grain"], "<i8") * grain_ms)
+            for name in SUMS:
+                columns[name].append(column(segment, name, len(item)))
+        rows = _Epoch(np.concatenate(slots), np.concatenate(grains))
+        rows.columns = {name: np.concatenate(parts) for name, parts in columns.items()}
+        np.maximum.at(self.seen_ms, rows.slots, rows.grain_ms + grain_ms)
+        fraction = (rows.columns["units"] % MICRO) != 0
+        self.whole[rows.slots[fraction]] = False
+        if new:
+            fresh = np.unique(rows.slots[np.isin(rows.slots, [self.index[name] for name in new])])
+            for resolution in self.resolutions:
+                number = resolution.grid.number(rows.grain_ms)
+                resolution.first[fresh] = np.iinfo(np.int64).max
+                mine = np.isin(rows.slots, fresh)
+                np.minimum.at(resolution.first, rows.slots[mine], number[mine])
+                resolution.active[fresh] = resolution.first[fresh]
+        return rows
+
+    def _add(self, resolution: _Resolution, rows: _Epoch, boundary_ms: int) -> Iterator[Columns]:
+        """Adds rows to one bucket size's windows; publishes corrections of buckets that had closed before."""
+        bucket = resolution.grid.number(rows.grain_ms)
+        late, gone = resolution.windows.add(bucket, rows.slots, {name: rows.columns[name] for name in CHANNELS})
+        np.maximum.at(resolution.active, rows.slots, bucket)
+        late &= ~gone
+        self.counters.beyond_ring += int(gone.sum()) if resolution is self.resolutions[0] else 0
+        if not late.any():
+            return
+        closed = resolution.windows.closed
+        assert closed is not None
+        ticks_now = resolution.grid.end_of(closed + 1) <= boundary_ms
+        for number in np.unique(bucket[late]).tolist():
+            slots = np.unique(rows.slots[late & (bucket == number)])
+            again = number == closed
+            if again:
+                known = slots[resolution.first[slots] <= closed]
+                if len(known):
+                    resolution.forecaster.correct(resolution.panel(known, self.whole, resolution.first))
+            if again and not ticks_now:
+                yield from self._forecast(resolution, slots[resolution.first[slots] <= closed], corrects=True)
+            else:
+                yield self._demand(resolution, number, slots, corrects=True, forecast=None)
+
+    def _tick(self, resolution: _Resolution) -> Iterator[Columns]:
+        """The oldest open bucket of a size closes: judge it, learn from it, forecast anew."""
+        closed = resolution.windows.close()
+        slots = np.flatnonzero(self.live & (resolution.first <= closed))
+        if not len(slots):
+            return
+        panel = resolution.panel(slots, self.whole, resolution.first)
+        yield from self._judge(resolution, panel)
+        resolution.forecaster.close(panel)
+        # Items without activity for long are forecast at a slower pace, spread over the ticks.
+        silent = closed - resolution.active[slots]
+        due = (silent < resolution.patience) | ((closed + slots) % resolution.pace == 0)
+        yield from self._forecast(resolution, slots[due], corrects=False)
+
+    def _judge(self, resolution: _Resolution, panel: Panel) -> Iterator[Columns]:
+        observed = panel.observed()
+        p_value, expected = resolution.forecaster.tail(panel.slots, observed, panel.closed)
+        places, severity, state = resolution.spikes.judge(panel.slots, p_value)
+        if len(places):
+            slots = panel.slots[places]
+            yield SpikeColumns(
+                item=[self.names[s] for s in slots.tolist()],
+                bucket=resolution.spec.size,
+                bucket_start_ms=resolution.grid.start_of(panel.closed),
+                observed=resolution.windows.channels["units"].values(panel.closed, slots),
+                expected=expected[places],
+                p_value=p_value[places],
+                severity=severity,
+                state=state,
+                model_version=self.spec.model_version,
+            )
+
+    def _forecast(self, resolution: _Resolution, slots: Ints, corrects: bool) -> Iterator[Columns]:
+        closed = resolution.windows.closed
+        assert closed is not None
+        for start in range(0, len(slots), _CHUNK):
+            piece = slots[start : start + _CHUNK]
+            panel = resolution.panel(piece, self.whole, resolution.first)
+            made = resolution.forecaster.forecast(panel)
+            resolution.forecaster.hold(panel, made)
+            forecast = ForecastColumns(made.mean, made.quantiles, made.p_zero, made.totals, made.weights_row, made.weights)
+            yield self._demand(resolution, closed, piece, corrects, forecast)
+
+    def _demand(self, resolution: _Resolution, bucket: int, slots: Ints, corrects: bool, forecast: ForecastColumns | None) -> DemandColumns:
+        channels = resolution.windows.channels
+        return DemandColumns(
+            item=[self.names[s] for s in slots.tolist()],
+            bucket=resolution.spec.size,
+            bucket_start_ms=resolution.grid.start_of(bucket),
+            issued_at_ms=resolution.grid.end_of(bucket),
+            observed=channels["units"].values(bucket, slots),
+            returned=channels["returns"].values(bucket, slots),
+            orders=channels["lines"].values(bucket, slots),
+            views=channels["views"].values(bucket, slots),
+            carts=channels["carts"].values(bucket, slots),
+            censored=np.zeros(len(slots)),
+            whole=self.whole[slots],
+            corrects=corrects,
+            forecast=forecast,
+            levels=resolution.spec.levels,
+            model_version=self.spec.model_version,
+        )
+
+    # -- slots -------------------------------------------------------------------------------------------------------
+
+    def _grow(self, capacity: int) -> None:
+        for name, fill in (("live", False), ("whole", True), ("seen_ms", 0)):
+            old = getattr(self, name)
+            grown = np.full(capacity, fill, old.dtype)
+            grown[: self.capacity] = old
+            setattr(self, name, grown)
+        self.names.extend([""] * (capacity - self.capacity))
+        self.free.extend(range(capacity - 1, self.capacity - 1, -1))
+        self.capacity = capacity
+        for resolution in self.resolutions:
+            resolution.resize(capacity)
+
+    def _allocate(self, names: list[str]) -> None:
+        while len(self.free) < len(names):
+            self._grow(self.capacity * 2)
+        for name in names:
+            slot = self.free.pop()
+            self.index[name] = slot
+            self.names[slot] = name
+            self.live[slot] = True
+            self.whole[slot] = True
+            self.seen_ms[slot] = 0
+
+    def _evict(self, now_ms: int) -> None:
+        """Forgets items without activity for long: a rule of event time, so that a replay forgets them at the same place."""
+        over = np.flatnonzero(self.live & (self.seen_ms < now_ms - self.spec.forget_after_ms))
+        if not len(over):
+            return
+        for slot in over.tolist():
+            del self.index[self.names[slot]]
+            self.names[slot] = ""
+        self.live[over] = False
+        for resolution in self.resolutions:
+            resolution.forget(over)
+        self.free.extend(over[::-1].tolist())
+        self.counters.evicted += len(over)

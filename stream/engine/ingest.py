@@ -1,0 +1,225 @@
+"""The ingest engine: one shard per source partition. Rows in; intent records, activity and late rows out.
+
+Pure: no Kafka, no clock, no logging. What a shard gives depends on its partition's log alone, not on how the log was cut
+into calls: rows are cut again here wherever the partition's own watermark crosses an epoch (the end of a smallest
+bucket; segments of activity) or, with sessions, a grain (ticks, at which the intent models learn).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stream.engine.activity import Block, ItemColumn, Segment, Source, clickstream_sums, number_items, order_sums, pack, segments_by_partition
+from stream.engine.columns import IntentColumns, Ints, Rejected, Rows
+from stream.engine.sessions import SessionBook
+from stream.engine.time import Grid, Zone
+
+UNKNOWN = np.iinfo(np.int64).min // 2
+"""A watermark before any event."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSpec:
+    """What shapes an ingest shard's results."""
+
+    out_of_orderness_ms: int
+    allowed_lateness_ms: int
+    smallest: str
+    """The smallest bucket size: its buckets are the epochs."""
+    grain_ms: int
+    """Row size of activity, at most 15 minutes."""
+    zone: Zone
+    partitions: int
+    """Of the activity topic."""
+    counts_demand: bool
+    """This source's orders or purchases are the demand."""
+
+
+@dataclass(slots=True)
+class Ingested:
+    """What a step gave."""
+
+    intents: list[IntentColumns] = field(default_factory=list)
+    """In the order in which they must be published."""
+    blocks: list[list[Block]] = field(default_factory=list)
+    """For each activity partition."""
+    rejected: list[Rejected] = field(default_factory=list)
+    """Rows too late to count."""
+    late_corrected: int = 0
+    late_dropped: int = 0
+    accepted: Counter[str] = field(default_factory=Counter)
+
+
+class IngestShard:
+    """The state of one source partition.
+
+    Args:
+        source: which partition of which source.
+        kind: clickstream | orders | offers | reviews | signals.
+        spec: what shapes the results.
+        book: the live sessions (clickstream only).
+    """
+
+    def __init__(self, source: Source, kind: str, spec: IngestSpec, book: SessionBook | None) -> None:
+        self.source = source
+        self.kind = kind
+        self.spec = spec
+        self.book = book
+        self.epochs = Grid(spec.smallest, spec.zone)
+        self.max_ms = UNKNOWN
+        self.reached: int | None = None
+        self.grain = UNKNOWN
+
+    @property
+    def holds(self) -> bool:
+        """Whether this source holds the watermark back."""
+        return self.kind in ("clickstream", "orders")
+
+    @property
+    def watermark_ms(self) -> int:
+        """The largest event time less out_of_orderness; UNKNOWN before any event."""
+        return UNKNOWN if self.max_ms == UNKNOWN else self.max_ms - self.spec.out_of_orderness_ms
+
+    def rows_until(self, time_ms: Ints, limit_ms: int) -> int:
+        """How many rows keep the watermark at or below the limit; at least one.
+
+        Args:
+            time_ms: int64[rows], event times of the rows to come, at least one.
+            limit_ms: how far the watermark may go.
+        """
+        if not self.holds:
+            return len(time_ms)
+        watermark = np.maximum(np.maximum.accumulate(time_ms), self.max_ms) - self.spec.out_of_orderness_ms
+        return max(1, int(np.searchsorted(watermark, limit_ms, side="right")))
+
+    def step(self, rows: Rows) -> Ingested:
+        """Takes the next rows of the partition.
+
+        Args:
+            rows: in offset order; may be empty.
+        """
+        done = Ingested(blocks=[[] for _ in range(self.spec.partitions)])
+        if not len(rows) or not self.holds:
+            return done
+        lateness = self.spec.out_of_orderness_ms
+        high = np.maximum(np.maximum.accumulate(rows.time_ms), self.max_ms)
+        after = high - lateness
+        before = np.concatenate([[self.watermark_ms], after[:-1]])
+        late = rows.time_ms < after
+        if late.any():
+            dropped = rows.time_ms < after - self.spec.allowed_lateness_ms
+            done.late_dropped = int(dropped.sum())
+            done.late_corrected = int(late.sum()) - done.late_dropped
+            if done.late_dropped:
+                done.rejected = _too_late(rows, after, np.flatnonzero(dropped))
+                keep = np.flatnonzero(~dropped)
+                # A dropped row is behind its watermark, so it moved nothing: the others' watermarks stand.
+                rows, after, before = _take(rows, keep), after[keep], before[keep]
+                if not len(rows):
+                    return done
+        self.max_ms = int(high[-1])
+
+        items = number_items(rows.item, len(rows))
+        epoch = self.epochs.number(after)
+        segments: list[list[Segment]] = [[] for _ in range(self.spec.partitions)]
+        if self.kind == "orders":
+            sums = order_sums(rows) if self.spec.counts_demand else None
+        else:
+            sums = clickstream_sums(rows, self.spec.counts_demand)
+            done.intents = self._sessions(rows, items, before, after)
+        if sums is not None:
+            grain = rows.time_ms // self.spec.grain_ms
+            for start, stop in _stretches(epoch):
+                part = segments_by_partition(
+                    int(epoch[start]),
+                    rows.cut(start, stop),
+                    ItemColumn(items.number[start:stop], items.names, items.crc),
+                    grain[start:stop],
+                    {name: values[start:stop] for name, values in sums.items()},
+                    self.spec.partitions,
+                )
+                for mine, more in zip(segments, part, strict=True):
+                    mine.extend(more)
+        reached = int(epoch[-1])
+        for p, mine in enumerate(segments):
+            if mine or reached != self.reached:
+                done.blocks[p] = list(pack(self.source, reached, mine))
+        self.reached = reached
+        return done
+
+    def _sessions(self, rows: Rows, items: ItemColumn, before: Ints, after: Ints) -> list[IntentColumns]:
+        """Cuts the rows at ticks, where sessions that are over are learnt from before anything later is scored."""
+        assert self.book is not None
+        hashes = items.hashes()
+        hour = (self.spec.zone.to_local_ms(rows.time_ms) % 86_400_000) / 3_600_000
+        grain = after // self.spec.grain_ms
+        intents: list[IntentColumns] = []
+        for start, stop in _stretches(grain):
+            if int(grain[start]) > self.grain:
+                self.grain = int(grain[start])
+                boundary = self.grain * self.spec.grain_ms
+                intents += self.book.end(boundary)
+                self.book.settle(boundary)
+            intents += self.book.step(rows.cut(start, stop), before[start:stop], hashes[start:stop], hour[start:stop])
+        intents += self.book.end(self.watermark_ms)
+        return intents
+
+    def finish(self) -> Ingested:
+        """The source has ended: ends all live sessions at their last event plus the gap, and says so in every activity partition."""
+        done = Ingested(blocks=[[] for _ in range(self.spec.partitions)])
+        if self.book is not None:
+            forever = np.iinfo(np.int64).max
+            done.intents = self.book.end(forever)
+            self.book.settle(forever)
+        if self.holds:
+            max_ms = None if self.max_ms == UNKNOWN else self.max_ms
+            done.blocks = [[Block(1, "end", self.source, max_ms=max_ms)] for _ in range(self.spec.partitions)]
+        return done
+
+    def idle(self) -> Ingested:
+        """The source has fallen silent (the caller's wall clock says so): every activity partition is told."""
+        blocks = [[Block(1, "idle", self.source)] if self.holds else [] for _ in range(self.spec.partitions)]
+        return Ingested(blocks=blocks)
+
+
+def _stretches(numbers: Ints) -> list[tuple[int, int]]:
+    """[start, stop) of each stretch of equal numbers."""
+    edges = np.flatnonzero(np.diff(numbers)) + 1
+    bounds = [0, *edges.tolist(), len(numbers)]
+    return list(zip(bounds[:-1], bounds[1:], strict=True))
+
+
+def _too_late(rows: Rows, watermark: Ints, dropped: Ints) -> list[Rejected]:
+    """One dead letter a message, however many of its lines are late (they share its time)."""
+    offsets, first = np.unique(rows.offset[dropped], return_index=True)
+    return [
+        Rejected(offset, "too_late", f"event time {time} ms is {lag} ms behind the partition's watermark, more than allowed_lateness")
+        for offset, time, lag in zip(
+            offsets.tolist(), rows.time_ms[dropped][first].tolist(), (watermark - rows.time_ms)[dropped][first].tolist(), strict=True
+        )
+    ]
+
+
+def _take(rows: Rows, keep: Ints) -> Rows:
+    """The rows at these places."""
+    picks = keep.tolist()
+
+    def some(column: list[str] | None) -> list[str] | None:
+        return None if column is None else [column[i] for i in picks]
+
+    return Rows(
+        offset=rows.offset[keep],
+        stamp_ms=rows.stamp_ms[keep],
+        time_ms=rows.time_ms[keep],
+        item=some(rows.item),
+        event=None if rows.event is None else rows.event[keep],
+        session=some(rows.session),
+        user=some(rows.user),
+        order=some(rows.order),
+        price=None if rows.price is None else rows.price[keep],
+        quantity=None if rows.quantity is None else rows.quantity[keep],
+        cancelled=None if rows.cancelled is None else rows.cancelled[keep],
+    )

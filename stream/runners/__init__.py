@@ -1,0 +1,1 @@
+"""The loops: they time, count, retry and commit; the engines below them are pure."""

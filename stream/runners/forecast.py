@@ -1,0 +1,173 @@
+"""The forecast stage: activity blocks in; demand and spikes out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from models.protocol import DemandSpec
+from stream.config import Bucket, Config, UserError
+from stream.engine.activity import Block, BlockError, decode_block
+from stream.engine.columns import DemandColumns, SpikeColumns
+from stream.engine.forecast import AgreementError, ForecastShard, ForecastSpec, ResolutionSpec
+from stream.engine.time import Zone
+from stream.kafka.log import Messages, Partition, Records
+from stream.records import HEADERS, encode_demand, encode_spikes
+from stream.runners.ingest import agreement
+from stream.runners.stage import UNKNOWN, Shard, Step
+
+_BLOCKS_A_STEP = 64
+
+
+class ForecastObserver(Protocol):
+    """What forecast tells whoever measures it."""
+
+    def items_live(self, items: int) -> None: ...
+    def evicted(self, kind: str, slots: int) -> None: ...
+    def spikes(self, severity: str, spikes: int) -> None: ...
+    def model(self, model: str, version: str, device: str) -> None: ...
+    def forecast_quality(self, bucket: str, metrics: Mapping[str, object]) -> None: ...
+
+
+def probes(horizon: int) -> tuple[int, ...]:
+    """One probe step for each horizon group: the next bucket, the near, the far.
+
+    Args:
+        horizon: steps.
+    """
+    near = 7 if horizon in range(8, 22) else max(2, horizon // 4)
+    return tuple(sorted({1, min(near, horizon), horizon}))
+
+
+def resolution(bucket: Bucket, config: Config) -> ResolutionSpec:
+    """What a bucket size of the configuration means to the engine."""
+    demand = config.demand
+    spec = DemandSpec(
+        size=bucket.size,
+        horizon=bucket.horizon,
+        seasons=bucket.seasons,
+        levels=demand.quantiles,
+        totals=tuple(steps for steps in demand.totals if steps <= bucket.horizon),
+        probes=probes(bucket.horizon),
+        river_items=config.models.river_items,
+    )
+    longest = max(bucket.seasons, default=0)
+    return ResolutionSpec(spec, bucket.history or max(2 * longest, 2 * bucket.horizon, 28))
+
+
+class ForecastWork:
+    """One activity partition: its queue of blocks and its engine."""
+
+    holds = False
+
+    def __init__(self, partition: Partition, stage: ForecastStage) -> None:
+        self.partition = partition
+        self.stage = stage
+        self.engine = ForecastShard(stage.spec)
+        self.queue: deque[tuple[int, Block, int]] = deque()
+
+    @property
+    def queued(self) -> int:
+        return len(self.queue) * 64  # a block stands for many rows
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self.queue)
+
+    @property
+    def watermark_ms(self) -> int:
+        mark = self.engine.watermark_ms
+        return UNKNOWN if mark is None else mark
+
+    def accept(self, messages: Messages) -> None:
+        for offset, stamp_ms, value in zip(messages.offsets, messages.stamps_ms, messages.values, strict=True):
+            try:
+                self.queue.append((offset, decode_block(value or b""), stamp_ms))
+            except BlockError as error:
+                raise UserError(
+                    f"{self.partition.topic}[{self.partition.partition}] at offset {offset}: {error}. Nothing but nowcart may write to this topic"
+                ) from error
+
+    def step(self, limit_ms: int, max_rows: int, before: int | None = None) -> Step:
+        blocks: list[Block] = []
+        next_offset = before or 0
+        while self.queue and (before is not None or len(blocks) < _BLOCKS_A_STEP):
+            offset, block, _ = self.queue[0]
+            if before is not None and offset >= before:
+                break
+            self.queue.popleft()
+            blocks.append(block)
+            next_offset = max(next_offset, offset + 1)
+        return Step(next_offset, self._outputs(blocks), len(blocks) * 64)
+
+    def _outputs(self, blocks: list[Block]) -> Iterator[list[Records]]:
+        for block in blocks:
+            try:
+                for columns in self.engine.step(block):
+                    yield from self._encode(columns)
+            except AgreementError as error:
+                raise UserError(str(error)) from error
+        self.stage.observer.evicted("item", self.engine.counters.evicted)
+        self.engine.counters.evicted = 0
+
+    def _encode(self, columns: DemandColumns | SpikeColumns) -> Iterator[list[Records]]:
+        if isinstance(columns, SpikeColumns):
+            keys, values = encode_spikes(columns)
+            for severity, state in zip(columns.severity, columns.state, strict=True):
+                if state == "open":
+                    self.stage.observer.spikes(severity, 1)
+            yield [Records(self.stage.spikes_topic, keys, values, headers=HEADERS, bytes=sum(map(len, values)))]
+            return
+        for keys, values, size in encode_demand(columns):
+            yield [Records(self.stage.demand_topic, keys, values, headers=HEADERS, bytes=size)]
+
+    def finish(self) -> list[Records]:
+        return []
+
+    def idle(self) -> list[Records]:
+        return []
+
+    def greet(self) -> list[Records]:
+        return []
+
+
+class ForecastStage:
+    """Opens activity partitions.
+
+    Args:
+        config: the user's.
+        observer: is told what happens.
+    """
+
+    name = "forecast"
+    max_lead_ms = None
+
+    def __init__(self, config: Config, observer: ForecastObserver) -> None:
+        self.config = config
+        self.observer = observer
+        prefix = config.output.prefix
+        self.topics = (f"{prefix}activity",)
+        self.demand_topic, self.spikes_topic = f"{prefix}demand", f"{prefix}spikes"
+        self.spec = ForecastSpec(
+            agreement=agreement(config),
+            zone=Zone(config.time.zone),
+            resolutions=tuple(resolution(bucket, config) for bucket in config.demand.buckets),
+            out_of_orderness_ms=config.time.out_of_orderness_ms,
+            allowed_lateness_ms=config.time.allowed_lateness_ms,
+            max_lead_ms=config.time.max_lead_ms,
+            forget_after_ms=config.demand.forget_after_ms,
+            device=config.device.name,
+            model_version="builtin-1",
+        )
+        observer.model("demand", self.spec.model_version, config.device.name)
+
+    def open(self, partition: Partition) -> Shard:
+        return ForecastWork(partition, self)
+
+    def observe(self, shards: Mapping[Partition, Shard]) -> None:
+        works = [work for work in shards.values() if isinstance(work, ForecastWork)]
+        self.observer.items_live(sum(work.engine.items_live for work in works))
+        for work in works:
+            for part in work.engine.resolutions:
+                self.observer.forecast_quality(part.spec.size, part.forecaster.metrics())

@@ -1,0 +1,279 @@
+"""The ingest stage: the user's topics in; intent, activity blocks and dead letters out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from models.intent.scorer import IntentScorer
+from models.protocol import IntentSpec
+from stream.config import Config, Source
+from stream.engine import activity
+from stream.engine.columns import Decoded, Rejected, Rows, join
+from stream.engine.ingest import IngestShard, IngestSpec, Ingested
+from stream.engine.sessions import FEATURES, SessionBook, SessionSpec
+from stream.engine.time import Zone
+from stream.kafka.log import Messages, Partition, Records
+from stream.mapping import Decoder
+from stream.records import HEADERS, dead_letter_headers, encode_intent, fit_dead_letter
+from stream.runners.stage import UNKNOWN, Shard, Step
+
+GRAIN_MS = 15 * 60_000
+"""Activity rows are never coarser: local days of every zone are sums of them."""
+
+
+def agreement(config: Config) -> activity.Agreement:
+    """What both stages must share."""
+    smallest = config.demand.buckets[0]
+    return activity.Agreement(min(smallest.size_ms, GRAIN_MS), smallest.size, config.time.zone)
+
+
+class IngestObserver(Protocol):
+    """What ingest tells whoever measures it."""
+
+    def events(self, source: str, counts: Mapping[str, int]) -> None: ...
+    def dead_letter(self, source: str, reason: str, messages: int) -> None: ...
+    def late(self, source: str, outcome: str, events: int) -> None: ...
+    def sessions_live(self, sessions: int) -> None: ...
+    def model(self, model: str, version: str, device: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A decoded batch, and how far it has been taken."""
+
+    decoded: Decoded
+    bytes_of: dict[int, tuple[bytes | None, bytes | None]]
+    """Key and value of the rejected messages, by offset."""
+    row: int = 0
+    rejected: int = 0
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What a step takes out of the queue."""
+
+    rows: list[Rows] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    bytes_of: dict[int, tuple[bytes | None, bytes | None]] = field(default_factory=dict)
+    next_offset: int = 0
+
+
+class IngestWork:
+    """One source partition: its queue of decoded batches and its engine."""
+
+    def __init__(self, partition: Partition, source: Source, stage: IngestStage) -> None:
+        self.partition = partition
+        self.source = source
+        self.stage = stage
+        self.engine = stage.engine(partition, source)
+        self.decoder = stage.decoders[source.name]
+        self.queue: deque[_Waiting] = deque()
+        self.queued = 0
+        self.raw: dict[int, tuple[bytes | None, bytes | None]] = {}
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self.queue)
+
+    @property
+    def watermark_ms(self) -> int:
+        mark = self.engine.watermark_ms
+        return mark if mark > UNKNOWN // 2 else UNKNOWN
+
+    @property
+    def holds(self) -> bool:
+        return self.engine.holds
+
+    def accept(self, messages: Messages) -> None:
+        decoded = self.decoder.decode(messages)
+        bytes_of: dict[int, tuple[bytes | None, bytes | None]] = {}
+        if decoded.rejected:
+            place = {offset: i for i, offset in enumerate(messages.offsets)}
+            for bad in decoded.rejected:
+                i = place[bad.offset]
+                bytes_of[bad.offset] = (messages.key(i), messages.values[i])
+        self._keep_for_late(messages, decoded, bytes_of)
+        self.queue.append(_Waiting(decoded, bytes_of))
+        self.queued += len(decoded.rows)
+
+    def _keep_for_late(self, messages: Messages, decoded: Decoded, bytes_of: dict[int, tuple[bytes | None, bytes | None]]) -> None:
+        """Keeps the bytes of messages that will turn out too late, so that they can be dead-lettered as they came."""
+        rows = decoded.rows
+        if not len(rows) or not self.engine.holds:
+            return
+        spec = self.engine.spec
+        queue_high = max((int(w.decoded.rows.time_ms.max()) for w in self.queue if len(w.decoded.rows)), default=self.engine.max_ms)
+        high = np.maximum(np.maximum.accumulate(rows.time_ms), max(queue_high, self.engine.max_ms))
+        late = np.flatnonzero(rows.time_ms < high - spec.out_of_orderness_ms - spec.allowed_lateness_ms)
+        if len(late):
+            place = {offset: i for i, offset in enumerate(messages.offsets)}
+            for offset in set(rows.offset[late].tolist()):
+                i = place[offset]
+                bytes_of[offset] = (messages.key(i), messages.values[i])
+
+    def step(self, limit_ms: int, max_rows: int, before: int | None = None) -> Step:
+        taken = self._take(limit_ms, max_rows, before)
+        rows = join(taken.rows) if taken.rows else None
+        count = 0 if rows is None else len(rows)
+        stamps = np.zeros(0, np.int64) if rows is None else rows.stamp_ms
+        return Step(taken.next_offset, self._outputs(rows, taken), count, stamps, self.stage.intent_topic if self.engine.book else "")
+
+    def _take(self, limit_ms: int, max_rows: int, before: int | None) -> _Taken:
+        taken = _Taken()
+        while self.queue:
+            head = self.queue[0]
+            rows = head.decoded.rows
+            offset = rows.offset[head.row :]
+            count, bound = len(offset), head.decoded.next_offset
+            if before is not None and before < bound:
+                count, bound = int(np.searchsorted(offset, before)), before
+            elif before is None and count:
+                allowed = self.engine.rows_until(rows.time_ms[head.row : head.row + max(max_rows, 1)], limit_ms)
+                allowed = int(np.searchsorted(offset, offset[allowed - 1], side="right"))  # a message's lines stay together
+                if allowed < count:
+                    count, bound = allowed, int(offset[allowed])
+            bad = head.decoded.rejected
+            last = head.rejected
+            while last < len(bad) and bad[last].offset < bound:
+                last += 1
+            taken.rejected += bad[head.rejected : last]
+            taken.bytes_of |= head.bytes_of
+            if count:
+                taken.rows.append(rows.cut(head.row, head.row + count))
+            head.row, head.rejected = head.row + count, last
+            self.queued -= count
+            taken.next_offset = bound
+            if bound >= head.decoded.next_offset:
+                self.queue.popleft()
+            if before is None or bound >= before:
+                break
+        return taken
+
+    def _outputs(self, rows: Rows | None, taken: _Taken) -> Iterator[list[Records]]:
+        source = self.source.name
+        for bad in taken.rejected:
+            self.stage.observer.dead_letter(source, bad.reason, 1)
+        if taken.rejected:
+            yield self._dead_letters(taken.rejected, taken.bytes_of)
+        if rows is None or not len(rows):
+            return
+        done = self.engine.step(rows)
+        self._count(rows, done)
+        yield from self._publish(done, taken.bytes_of)
+
+    def _count(self, rows: Rows, done: Ingested) -> None:
+        observer, source = self.stage.observer, self.source.name
+        if done.late_corrected:
+            observer.late(source, "corrected", done.late_corrected)
+        if done.late_dropped:
+            observer.late(source, "dropped", done.late_dropped)
+            observer.dead_letter(source, "too_late", len(done.rejected))
+
+    def _publish(self, done: Ingested, bytes_of: Mapping[int, tuple[bytes | None, bytes | None]]) -> Iterator[list[Records]]:
+        if done.rejected:
+            yield self._dead_letters(done.rejected, bytes_of)
+        for columns in done.intents:
+            for start in range(0, len(columns), 5_000):
+                keys, values = encode_intent(columns.cut(start, start + 5_000))
+                size = sum(map(len, keys)) + sum(map(len, values))
+                yield [Records(self.stage.intent_topic, keys, values, headers=HEADERS, bytes=size)]
+        for partition, blocks in enumerate(done.blocks):
+            if blocks:
+                data = [activity.encode_block(block) for block in blocks]
+                yield [Records(self.stage.activity_topic, [None] * len(data), data, partition, bytes=sum(map(len, data)))]
+
+    def _dead_letters(self, rejected: Sequence[Rejected], bytes_of: Mapping[int, tuple[bytes | None, bytes | None]]) -> list[Records]:
+        keys, values, headers = [], [], []
+        for bad in rejected:
+            key, value, cut = fit_dead_letter(*bytes_of[bad.offset])
+            keys.append(key)
+            values.append(value)
+            headers.append([*dead_letter_headers(bad.reason, bad.detail, *self.partition, bad.offset), *cut])
+        size = sum(len(key or b"") + len(value or b"") + 200 for key, value in zip(keys, values, strict=True))
+        return [Records(self.stage.deadletter_topic, keys, values, headers=headers, each_headers=True, bytes=size)]
+
+    def finish(self) -> list[Records]:
+        return [records for output in self._publish(self.engine.finish(), {}) for records in output]
+
+    def idle(self) -> list[Records]:
+        return [records for output in self._publish(self.engine.idle(), {}) for records in output]
+
+    def greet(self) -> list[Records]:
+        """The roster: which source partitions forecast has to wait for, in every activity partition before our first block."""
+        if not self.engine.holds:
+            return []
+        roster = activity.Block(activity.VERSION, "roster", roster=self.stage.roster, agreement=self.stage.agreement)
+        data = activity.encode_block(roster)
+        return [Records(self.stage.activity_topic, [None], [data], p, bytes=len(data)) for p in range(self.stage.config.activity.partitions)]
+
+
+class IngestStage:
+    """Opens source partitions.
+
+    Args:
+        config: the user's.
+        partitions: how many partitions each source topic has.
+        observer: is told what happens.
+    """
+
+    name = "ingest"
+
+    def __init__(self, config: Config, partitions: Mapping[str, int], observer: IngestObserver) -> None:
+        self.config = config
+        self.observer = observer
+        self.by_topic = {source.topic: source for source in config.sources.values()}
+        self.topics = tuple(self.by_topic)
+        self.max_lead_ms = config.time.max_lead_ms
+        self.zone = Zone(config.time.zone)
+        self.decoders = {name: Decoder(source, config.time, self.zone) for name, source in config.sources.items()}
+        prefix = config.output.prefix
+        self.intent_topic, self.activity_topic, self.deadletter_topic = (f"{prefix}{name}" for name in ("intent", "activity", "deadletter"))
+        self.agreement = agreement(config)
+        self.roster = [
+            activity.Source(source.name, p)
+            for source in config.sources.values()
+            if source.kind in ("clickstream", "orders")
+            for p in range(partitions[source.topic])
+        ]
+
+    def holds(self, partition: Partition) -> bool:
+        """Whether a partition (ours or another member's) holds the others' watermarks back."""
+        return self.by_topic[partition.topic].kind in ("clickstream", "orders")
+
+    def open(self, partition: Partition) -> Shard:
+        return IngestWork(partition, self.by_topic[partition.topic], self)
+
+    def engine(self, partition: Partition, source: Source) -> IngestShard:
+        """A source partition's engine before its first row."""
+        time, intent = self.config.time, self.config.intent
+        spec = IngestSpec(
+            out_of_orderness_ms=time.out_of_orderness_ms,
+            allowed_lateness_ms=time.allowed_lateness_ms,
+            smallest=self.agreement.smallest,
+            grain_ms=self.agreement.grain_ms,
+            zone=self.zone,
+            partitions=self.config.activity.partitions,
+            counts_demand=source.kind == self.config.demand.source,
+        )
+        book = None
+        if source.kind == "clickstream":
+            scorer = IntentScorer(IntentSpec(features=FEATURES), self.config.device.name)
+            self.observer.model("intent", scorer.version, self.config.device.name)
+            session = SessionSpec(
+                gap_ms=intent.session_gap_ms,
+                every_event=intent.publish == "every_event",
+                publish_delta=intent.publish_delta,
+                thresholds=intent.thresholds,
+                by_user="session" not in source.fields,
+            )
+            book = SessionBook(session, scorer, scorer.version)
+        return IngestShard(activity.Source(source.name, partition.partition), source.kind, spec, book)
+
+    def observe(self, shards: Mapping[Partition, Shard]) -> None:
+        works = [work for work in shards.values() if isinstance(work, IngestWork)]
+        self.observer.sessions_live(sum(work.engine.book.live for work in works if work.engine.book is not None))

@@ -1,0 +1,655 @@
+"""The loop of both stages: fetch, decode, step, publish, commit; one Kafka transaction an iteration.
+
+What it promises, and how:
+
+- *Exactly once.* Records and input positions go into one transaction; every transaction names a position for every
+  partition whose records it carries. What a transaction holds is kept until its end is known; after an abort it is sent
+  again byte for byte for the partitions still owned, after an unknown end the committed positions say which it was.
+- *Exact recovery.* A partition that is assigned without warm state is replayed from where its log began for us, by a
+  reader outside the group, outputs suppressed, while the other partitions go on.
+- *Aligned watermarks.* Where the stage asks for it, the partition with the smallest watermark steps first, and none leads
+  the group's smallest by more than max_lead; the watermarks of other members' partitions stand in their committed metadata.
+- *Bounded memory.* A partition whose queue is long is paused; a step that gives much is cut into slices of one transaction
+  each, with a cursor in the committed metadata.
+
+Wall-clock time (the `clock` passed in) decides when to commit and when a partition counts as idle, nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.config import UserError
+from stream.kafka.log import LogError, Member, Messages, Outcome, Partition, Position, Records, Span, Unreachable
+from stream.runners.stage import UNKNOWN, Shard, Stage, Step
+
+logger = logging.getLogger("nowcart.loop")
+
+TRANSACTION_BYTES = 16 * 1024 * 1024
+"""A transaction closes once its records exceed this: a follower's fetch and a replayed slice stay small."""
+SLICE_BYTES = 8 * 1024 * 1024
+"""A step's records are cut into slices of about this size; the cut depends on the records alone, so a restart cuts alike."""
+FOREIGN_SECONDS = 1.0
+HELD_BACK_SECONDS = 0.02
+RESTORE_SECONDS = 0.2
+
+
+class Bookmark(msgspec.Struct, omit_defaults=True):
+    """What is committed with a position, as JSON in its metadata."""
+
+    count: int = 0
+    """Transactions that named this partition: makes every committed position unlike all before it."""
+    origin: int = 0
+    """The offset at which we began to read this partition."""
+    watermark_ms: int | None = None
+    idle: bool = False
+    ends: list[int] = []
+    """Offsets at which the partition was ended (--until-end): a replay ends it there too."""
+    done: int | None = None
+    """The end offset that --until-end has reached."""
+    cursor: tuple[int, int] | None = None
+    """(next_offset, slices): of the step [position, next_offset) this many slices are published."""
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Bookmark).decode
+
+
+@dataclass(slots=True)
+class Piece:
+    """A slice of a partition's records, and the position to commit with it."""
+
+    records: list[Records]
+    position: Position
+    size: int
+    stamps_ms: NDArray[np.int64]
+    latency_topic: str
+    rows: int
+
+
+@dataclass(slots=True)
+class Owned:
+    """A partition that this member owns: its state and where it stands."""
+
+    partition: Partition
+    shard: Shard
+    bookmark: Bookmark
+    committed: Position | None
+    """As last known to be committed; None if nothing ever was."""
+    position: int
+    """The next message to step."""
+    fetched: int
+    """The next message to fetch."""
+    running: Iterator[Piece] | None = None
+    pending: list[Piece] = field(default_factory=list)
+    """Computed, not known to be committed."""
+    greeted: bool = False
+    paused: bool = False
+    ended_at: int | None = None
+    """The end offset that a fetch has reported, if nothing has come since."""
+    silent_since: float = 0.0
+
+
+@dataclass(slots=True)
+class Restoring:
+    """A partition whose state is being rebuilt by replaying its log."""
+
+    owned: Owned
+    reader: Iterator[Messages]
+    target: int
+    began: float
+
+
+class Observer(Protocol):
+    """What the loop tells whoever measures it."""
+
+    def step(self, stage: str, step: str, seconds: float) -> None: ...
+    def commit(self, stage: str, outcome: str, seconds: float) -> None: ...
+    def batch(self, stage: str, events: int) -> None: ...
+    def published(self, topic: str, records: int) -> None: ...
+    def event_to_prediction(self, topic: str, seconds: NDArray[np.float64]) -> None: ...
+    def rebalanced(self) -> None: ...
+    def restored(self, seconds: float) -> None: ...
+    def lag(self, partition: Partition, events: int) -> None: ...
+    def watermark(self, stage: str, partition: Partition, lag_seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopOptions:
+    """How a loop runs."""
+
+    until_end: bool = False
+    idle_after_s: float = 30.0
+    fetch_messages: int = 20_000
+    fetch_seconds: float = 0.02
+    iteration_rows: int = 60_000
+    queue_high: int = 60_000
+    queue_low: int = 20_000
+
+
+class Loop:
+    """Runs one stage as one member of its group.
+
+    Args:
+        member: of the stage's group.
+        stage: opens shards.
+        options: how it runs.
+        observer: is told what happens.
+        monotonic: seconds, for waiting and measuring.
+        wall: epoch seconds, for latencies only.
+        targets: with until_end, asked until it gives the end offset of each input partition; default: the ends when the loop starts.
+        progress: told (partition, replayed, of) while state is rebuilt.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        stage: Stage,
+        options: LoopOptions,
+        observer: Observer,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+        targets: Callable[[], Mapping[Partition, int] | None] | None = None,
+        progress: Callable[[Partition, int, int], None] | None = None,
+    ) -> None:
+        self.member = member
+        self.stage = stage
+        self.options = options
+        self.observer = observer
+        self.monotonic = monotonic
+        self.wall = wall
+        self.progress = progress
+        self.owned: dict[Partition, Owned] = {}
+        self.warm: dict[Partition, Owned] = {}
+        self.restoring: dict[Partition, Restoring] = {}
+        self.everything: list[Partition] = []
+        self.foreign: dict[Partition, Bookmark | None] = {}
+        self.foreign_at = -np.inf
+        self.observed_at = -np.inf
+        self.held_back = False
+        self.failure: Exception | None = None
+        self.unopened: list[Partition] = []
+        self.targets: Mapping[Partition, int] | None = None
+        self._ask_targets = targets
+        self.commits = 0
+        self.assigned_once = False
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> tuple[bool, str]:
+        """Whether it works on partitions, and if not, why."""
+        if self.restoring:
+            return False, f"{self.stage.name}: restoring {len(self.restoring)} partitions"
+        if not self.assigned_once:
+            return False, f"{self.stage.name}: waiting for an assignment"
+        if not self.member.reachable:
+            return False, f"{self.stage.name}: no broker answers"
+        return True, f"{self.stage.name}: {len(self.owned)} partitions"
+
+    def run(self, stop: Event) -> None:
+        """Runs until told to stop or, with until_end, until everything is done.
+
+        Args:
+            stop: set from outside.
+
+        Raises:
+            Fenced: another process took over this instance's name.
+            LogError: Kafka cannot be used.
+            UserError: the log no longer reaches back to where the state began.
+        """
+        self.start()
+        try:
+            while not stop.is_set() and not self.finished():
+                self.turn()
+        finally:
+            self.member.close()
+
+    def start(self) -> None:
+        """Joins the group."""
+        counts = self.member.partitions(self.stage.topics)
+        self.everything = [Partition(topic, p) for topic in self.stage.topics for p in range(counts[topic])]
+        if self.options.until_end and self._ask_targets is None:
+            spans = self.member.spans(self.everything)
+            self.targets = {partition: spans[partition].end for partition in self.everything}
+        self.member.subscribe(self.stage.topics, self)
+
+    def turn(self) -> None:
+        """One iteration."""
+        if self.options.until_end and self.targets is None and self._ask_targets is not None:
+            self.targets = self._ask_targets()
+        busy = any(o.shard.waiting or o.running for o in self.owned.values()) and not self.held_back
+        began = self.monotonic()
+        fetched = self.member.fetch(self.options.fetch_messages, 0.002 if busy or self.restoring else self.options.fetch_seconds)
+        self.observer.step(self.stage.name, "consume", self.monotonic() - began)
+        if self.failure is not None:
+            raise self.failure
+        self._open_late()
+        self._restore_some()
+        self._accept(fetched.batches, fetched.ends)
+        self._advance()
+        self._mark_ends()
+        self._flow()
+        self._look_around()
+
+    # -- partitions come and go --------------------------------------------------------------------------------------
+
+    def assigned(self, partitions: list[Partition]) -> dict[Partition, int]:
+        """Listener: opens the partitions; those that need a replay start paused."""
+        self.assigned_once = True
+        self.observer.rebalanced()
+        try:
+            return self._open(partitions)
+        except Unreachable:
+            self.unopened += partitions  # tried again by turn()
+            return {}
+        except Exception as error:  # carried out of the client's callback, raised by turn()
+            self.failure = error
+            return {}
+
+    def _open(self, partitions: list[Partition]) -> dict[Partition, int]:
+        committed = self.member.committed(partitions)
+        spans = self.member.spans(partitions)
+        starts: dict[Partition, int] = {}
+        for partition in partitions:
+            position, span = committed[partition], spans[partition]
+            warm = self.warm.pop(partition, None)
+            if warm is not None and warm.committed == position:
+                logger.info("%s: state is still warm", _name(partition))
+                warm.paused = False
+                warm.ended_at = None
+                self.owned[partition] = warm
+                starts[partition] = warm.fetched
+                continue
+            if position is None:
+                fresh = Owned(partition, self.stage.open(partition), Bookmark(origin=span.start), None, span.start, span.start)
+                self._own(fresh, span)
+                starts[partition] = span.start
+                continue
+            bookmark = _decode(position.metadata) if position.metadata else Bookmark(origin=span.start)
+            _require_reach(partition, bookmark.origin, position.offset, span)
+            owned = Owned(partition, self.stage.open(partition), bookmark, position, bookmark.origin, position.offset)
+            if bookmark.origin == position.offset:
+                self._replay_ends(owned)
+                self._own(owned, span)
+                starts[partition] = position.offset
+                continue
+            reader = self.member.read(partition, bookmark.origin, position.offset)
+            self.restoring[partition] = Restoring(owned, reader, position.offset, self.monotonic())
+            logger.info("%s: rebuilding state from offset %d to %d", _name(partition), bookmark.origin, position.offset)
+        return starts
+
+    def _open_late(self) -> None:
+        """Opens partitions that were assigned while no broker answered."""
+        if self.unopened and self.member.reachable:
+            partitions, self.unopened = self.unopened, []
+            starts = self.assigned(partitions)
+            if starts:
+                self.member.resume_at(starts)
+
+    def _own(self, owned: Owned, span: Span) -> None:
+        owned.silent_since = self.monotonic()
+        if span.start == span.end:
+            owned.ended_at = span.end
+            owned.silent_since = -np.inf  # an empty topic counts as silent at once
+        self.owned[owned.partition] = owned
+
+    def revoked(self, partitions: list[Partition]) -> None:
+        """Listener: gives partitions up; their state stays warm in case they come back untouched."""
+        for partition in partitions:
+            self.restoring.pop(partition, None)
+            if partition in self.unopened:
+                self.unopened.remove(partition)
+            owned = self.owned.pop(partition, None)
+            if owned is not None:
+                self.warm[partition] = owned
+
+    def lost(self, partitions: list[Partition]) -> None:
+        """Listener: the same; whether the state is still good is seen from the committed position when it comes back."""
+        self.revoked(partitions)
+
+    def _restore_some(self) -> None:
+        """Replays a little of the partitions that are being rebuilt, so that the others go on meanwhile."""
+        until = self.monotonic() + RESTORE_SECONDS
+        for partition, work in list(self.restoring.items()):
+            owned = work.owned
+            while True:
+                messages = next(work.reader, None)
+                if messages is not None:
+                    owned.shard.accept(messages)
+                while owned.shard.waiting:
+                    step = owned.shard.step(np.iinfo(np.int64).max, self.options.iteration_rows, self._next_end(owned))
+                    for _ in step.outputs:
+                        pass  # suppressed: they were published when these messages were committed
+                    owned.position = step.next_offset
+                    self._replay_ends(owned)
+                if self.progress is not None:
+                    self.progress(partition, owned.position - owned.bookmark.origin, work.target - owned.bookmark.origin)
+                if messages is None:
+                    owned.position = work.target
+                    self._replay_ends(owned)
+                    del self.restoring[partition]
+                    span = self.member.spans([partition])[partition]
+                    self._own(owned, span)
+                    self.member.resume_at({partition: work.target})
+                    seconds = self.monotonic() - work.began
+                    self.observer.restored(seconds)
+                    logger.info("%s: state rebuilt in %.1f s", _name(partition), seconds)
+                    break
+                if self.monotonic() > until:
+                    return
+
+    def _next_end(self, owned: Owned) -> int | None:
+        """Where a replay has to stop because the partition was ended there."""
+        ends = [at for at in owned.bookmark.ends if owned.position < at]
+        return min(ends) if ends else None
+
+    def _replay_ends(self, owned: Owned) -> None:
+        if owned.position in owned.bookmark.ends:
+            owned.shard.finish()
+
+    # -- messages in -------------------------------------------------------------------------------------------------
+
+    def _accept(self, batches: list[Messages], ends: dict[Partition, int]) -> None:
+        began = self.monotonic()
+        for messages in batches:
+            owned = self.owned.get(messages.partition)
+            if owned is None or not len(messages):
+                continue
+            if messages.offsets[0] < owned.fetched:
+                raise AssertionError(f"{_name(owned.partition)}: offset {messages.offsets[0]} came again after {owned.fetched}")
+            owned.shard.accept(messages)
+            owned.fetched = messages.offsets[-1] + 1
+            owned.ended_at = None
+            owned.silent_since = self.monotonic()
+        for partition, offset in ends.items():
+            owned = self.owned.get(partition)
+            if owned is not None and offset >= owned.fetched:
+                owned.ended_at = offset
+        if batches:
+            self.observer.step(self.stage.name, "decode", self.monotonic() - began)
+
+    # -- steps and transactions --------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Steps shards until the iteration has enough rows, and commits what they gave."""
+        if not self._flush():
+            return
+        rows = 0
+        began = self.monotonic()
+        while rows < self.options.iteration_rows:
+            owned = next((o for o in self.owned.values() if o.running is not None), None)
+            if owned is None:
+                owned, limit = self._choose()
+                if owned is None:
+                    break
+                owned.running = self._pieces(owned, limit, self.options.iteration_rows - rows)
+            assert owned.running is not None
+            piece = next(owned.running, None)
+            if piece is None:
+                owned.running = None
+                continue
+            owned.pending.append(piece)
+            rows += piece.rows
+            if sum(p.size for o in self.owned.values() for p in o.pending) >= TRANSACTION_BYTES:
+                self.observer.step(self.stage.name, "engine", self.monotonic() - began)
+                if not self._flush():
+                    return
+                began = self.monotonic()
+        if rows:
+            self.observer.batch(self.stage.name, rows)
+            self.observer.step(self.stage.name, "engine", self.monotonic() - began)
+        self._flush()
+
+    def _choose(self) -> tuple[Owned | None, int]:
+        """The partition to step next, and how far its watermark may go."""
+        waiting = [o for o in self.owned.values() if o.shard.waiting]
+        self.held_back = False
+        for o in waiting:  # a step that was published in part goes on before anything else, once its last message is here
+            if o.bookmark.cursor is not None and o.fetched >= o.bookmark.cursor[0]:
+                return o, np.iinfo(np.int64).max
+        waiting = [o for o in waiting if o.bookmark.cursor is None]
+        if not waiting:
+            return None, 0
+        lead = self.stage.max_lead_ms
+        if lead is None:
+            return min(waiting, key=lambda o: o.position), 0
+        free = next((o for o in waiting if not o.shard.holds), None)
+        if free is not None:
+            return free, 0
+        marks = self._watermarks()
+        first = min(waiting, key=lambda o: (o.shard.watermark_ms, o.partition))
+        others = [mark for partition, mark in marks.items() if partition != first.partition]
+        lowest = min(others, default=None)
+        if lowest is None:
+            return first, np.iinfo(np.int64).max
+        if first.shard.watermark_ms > lowest + lead or (lowest == UNKNOWN and first.shard.watermark_ms != UNKNOWN):
+            self.held_back = True  # somebody behind has to speak first
+            return None, 0
+        return first, UNKNOWN if lowest == UNKNOWN else lowest + lead
+
+    def _watermarks(self) -> dict[Partition, int]:
+        """The watermark of every partition that holds the others back: ours as they are, the others' as committed."""
+        marks: dict[Partition, int] = {}
+        for partition in self.everything:
+            owned = self.owned.get(partition)
+            if owned is not None:
+                silent = owned.bookmark.idle and not owned.shard.waiting
+                if owned.shard.holds and not silent and not self._is_done(partition, owned.bookmark):
+                    marks[partition] = owned.shard.watermark_ms
+                continue
+            if not self._partition_holds(partition):
+                continue
+            bookmark = self.foreign.get(partition)
+            if partition in self.restoring:
+                bookmark = self.restoring[partition].owned.bookmark
+            if bookmark is None:
+                marks[partition] = UNKNOWN
+            elif not bookmark.idle and not self._is_done(partition, bookmark):
+                marks[partition] = UNKNOWN if bookmark.watermark_ms is None else bookmark.watermark_ms
+        return marks
+
+    def _partition_holds(self, partition: Partition) -> bool:
+        holds = getattr(self.stage, "holds", None)
+        return True if holds is None else bool(holds(partition))
+
+    def _is_done(self, partition: Partition, bookmark: Bookmark) -> bool:
+        return self.targets is not None and bookmark.done is not None and bookmark.done >= self.targets[partition]
+
+    def _pieces(self, owned: Owned, limit_ms: int, max_rows: int) -> Iterator[Piece]:
+        """A step of one partition as slices: all but the last leave the position where the step began, with a cursor."""
+        start = owned.position
+        resume = owned.bookmark.cursor
+        step = owned.shard.step(limit_ms, max_rows, None if resume is None else resume[0])
+        slices = 0
+        records: list[Records] = [] if owned.greeted else owned.shard.greet()
+        owned.greeted = True
+        size = 0
+        for output in step.outputs:
+            if size >= SLICE_BYTES:
+                slices += 1
+                if resume is None or slices > resume[1]:
+                    yield self._piece(owned, records, start, (step.next_offset, slices), step, size, 0)
+                records, size = [], 0
+            records += output
+            size += sum(r.bytes for r in output)
+        owned.position = step.next_offset
+        yield self._piece(owned, records, step.next_offset, None, step, size, max(step.rows, 1))
+
+    def _piece(self, owned: Owned, records: list[Records], offset: int, cursor: tuple[int, int] | None, step: Step, size: int, rows: int) -> Piece:
+        bookmark = owned.bookmark
+        bookmark.count += 1
+        bookmark.cursor = cursor
+        bookmark.idle = False
+        mark = owned.shard.watermark_ms
+        bookmark.watermark_ms = None if mark == UNKNOWN else mark
+        position = Position(offset, _encode(bookmark).decode())
+        return Piece(records, position, size, step.stamps_ms if rows else step.stamps_ms[:0], step.latency_topic, rows)
+
+    def _flush(self) -> bool:
+        """Publishes and commits what is pending; False if it has to be tried again after the next fetch."""
+        holders = [o for o in self.owned.values() if o.pending]
+        if not holders:
+            return True
+        records = [r for o in holders for p in o.pending for r in p.records if len(r)]
+        positions = {o.partition: o.pending[-1].position for o in holders}
+        began = self.monotonic()
+        outcome = self.member.transact(records, positions)
+        if outcome is Outcome.UNKNOWN:
+            outcome = self._settle_unknown(positions)
+        seconds = self.monotonic() - began
+        self.observer.commit(self.stage.name, outcome.value, seconds)
+        if outcome is not Outcome.COMMITTED:
+            logger.warning("%s: a transaction of %d partitions ended %s; it will be sent again", self.stage.name, len(holders), outcome.value)
+            return False
+        self.commits += 1
+        now = self.wall()
+        for o in holders:
+            o.committed = o.pending[-1].position
+            for piece in o.pending:
+                if len(piece.stamps_ms):
+                    self.observer.event_to_prediction(piece.latency_topic, now - piece.stamps_ms / 1000.0)
+            o.pending.clear()
+        for r in records:
+            self.observer.published(r.topic, len(r))
+        return True
+
+    def _settle_unknown(self, positions: Mapping[Partition, Position]) -> Outcome:
+        """A new producer with the same id ends what the old one left open; then the committed positions tell."""
+        logger.warning("%s: the end of a transaction is unknown; asking for the committed positions", self.stage.name)
+        try:
+            self.member.renew()
+            committed = self.member.committed(list(positions))
+        except Unreachable:
+            return Outcome.UNKNOWN
+        return Outcome.COMMITTED if all(committed[p] == position for p, position in positions.items()) else Outcome.ABORTED
+
+    # -- ends and silence --------------------------------------------------------------------------------------------
+
+    def _mark_ends(self) -> None:
+        """Writes end marks (until_end) or idle marks for partitions that have nothing more."""
+        now = self.monotonic()
+        for owned in self.owned.values():
+            if owned.pending or owned.running or owned.shard.waiting or owned.bookmark.cursor is not None:
+                continue
+            if self.options.until_end:
+                self._finish(owned)
+            elif owned.ended_at is not None and not owned.bookmark.idle and now - owned.silent_since >= self.options.idle_after_s:
+                self._fall_silent(owned)
+        self._flush()
+
+    def _finish(self, owned: Owned) -> None:
+        if self.targets is None or self._is_done(owned.partition, owned.bookmark):
+            return
+        target = self.targets[owned.partition]
+        reached = max(owned.fetched, owned.ended_at if owned.ended_at is not None else 0)
+        if reached < target:
+            return
+        bookmark = owned.bookmark
+        records = ([] if owned.greeted else owned.shard.greet()) + owned.shard.finish()
+        owned.greeted = True
+        bookmark.ends = [*bookmark.ends, owned.position]
+        bookmark.done = target
+        self._mark(owned, records)
+
+    def _fall_silent(self, owned: Owned) -> None:
+        """Idle means: a fetch answered by the broker just now still finds nothing; a broker that is away makes nobody idle."""
+        try:
+            span = self.member.spans([owned.partition])[owned.partition]
+        except LogError:
+            return
+        if owned.ended_at is None or span.end > owned.ended_at:
+            owned.silent_since = self.monotonic()
+            return
+        records = ([] if owned.greeted else owned.shard.greet()) + owned.shard.idle()
+        owned.greeted = True
+        owned.bookmark.idle = True
+        self._mark(owned, records)
+
+    def _mark(self, owned: Owned, records: list[Records]) -> None:
+        bookmark = owned.bookmark
+        bookmark.count += 1
+        position = Position(owned.position, _encode(bookmark).decode())
+        owned.pending.append(Piece(records, position, sum(r.bytes for r in records), np.zeros(0, np.int64), "", 0))
+
+    def finished(self) -> bool:
+        """With until_end: every partition of the group has reached its target, ours and the others'."""
+        if not self.options.until_end or self.targets is None or self.restoring:
+            return False
+        if any(o.pending for o in self.owned.values()):
+            return False
+        for partition in self.everything:
+            owned = self.owned.get(partition)
+            bookmark = self.foreign.get(partition) if owned is None else owned.bookmark
+            if bookmark is None or not self._is_done(partition, bookmark):
+                return False
+        return True
+
+    # -- flow and looks around ---------------------------------------------------------------------------------------
+
+    def _flow(self) -> None:
+        """Pauses partitions whose queue is long, resumes those whose queue is short."""
+        options = self.options
+        for owned in self.owned.values():
+            queued = owned.shard.queued
+            if not owned.paused and queued > options.queue_high:
+                self.member.pause([owned.partition])
+                owned.paused = True
+            elif owned.paused and queued < options.queue_low:
+                self.member.resume_at({owned.partition: owned.fetched})
+                owned.paused = False
+
+    def _look_around(self) -> None:
+        """Reads the other members' watermarks: once a second, or often while they hold us back."""
+        now = self.monotonic()
+        every = HELD_BACK_SECONDS if self.held_back else FOREIGN_SECONDS
+        if now - self.foreign_at >= every and (self.stage.max_lead_ms is not None or self.options.until_end):
+            others = [p for p in self.everything if p not in self.owned and p not in self.restoring]
+            try:
+                for partition, position in (self.member.committed(others) if others else {}).items():
+                    self.foreign[partition] = None if position is None or not position.metadata else _decode(position.metadata)
+            except LogError as error:
+                logger.warning("%s: cannot read the group's positions: %s", self.stage.name, error)
+            self.foreign_at = now
+        if now - self.observed_at >= FOREIGN_SECONDS:
+            self.observed_at = now
+            self.stage.observe({p: o.shard for p, o in self.owned.items()})
+            for partition, owned in self.owned.items():
+                mark = owned.shard.watermark_ms
+                if mark != UNKNOWN:
+                    self.observer.watermark(self.stage.name, partition, self.wall() - mark / 1000.0)
+                end = owned.ended_at if owned.ended_at is not None else self._end_of(partition)
+                if end is not None:
+                    self.observer.lag(partition, max(0, end - owned.position))
+
+    def _end_of(self, partition: Partition) -> int | None:
+        try:
+            return self.member.spans([partition])[partition].end
+        except LogError:
+            return None
+
+
+def _require_reach(partition: Partition, origin: int, committed: int, span: Span) -> None:
+    """State is rebuilt from the log, so the log must still hold what it was built from."""
+    if span.start > origin and committed > origin:
+        raise UserError(
+            f"the log of {_name(partition)} must reach back to offset {origin}, where its state began; it starts at {span.start}. "
+            f"Raise the topic's retention, or start anew with another [output] prefix (a new consumer group, fresh topics)"
+        )
+    if committed > span.end:
+        raise UserError(
+            f"the log of {_name(partition)} ends at {span.end}, before the committed offset {committed}: the topic was recreated. "
+            f"Start anew with another [output] prefix, or delete the consumer group"
+        )
+
+
+def _name(partition: Partition) -> str:
+    return f"{partition.topic}[{partition.partition}]"

@@ -1,0 +1,96 @@
+"""What the loop runs: a stage opens a shard for each input partition, and a shard turns messages into records.
+
+Implemented by stream.runners.ingest and stream.runners.forecast; stream.runners.loop knows nothing else of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.kafka.log import Messages, Partition, Records
+
+UNKNOWN = np.iinfo(np.int64).min // 2
+"""A watermark before any event."""
+
+
+@dataclass(slots=True)
+class Step:
+    """Some consecutive messages of one partition, being turned into records.
+
+    The same messages [start, next_offset) always give the same records in the same order, whatever came before in this process.
+    """
+
+    next_offset: int
+    outputs: Iterator[list[Records]]
+    """Must be exhausted before the shard's next step; pulling it is what computes."""
+    rows: int = 0
+    stamps_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Kafka time stamps of the rows that go into records, for the latency metric."""
+    latency_topic: str = ""
+
+
+class Shard(Protocol):
+    """The state of one input partition and the messages that wait for it."""
+
+    def accept(self, messages: Messages) -> None:
+        """Decodes messages and queues them, in offset order."""
+
+    @property
+    def queued(self) -> int:
+        """Rows (or blocks) that wait."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any message waits, even one without rows."""
+
+    @property
+    def watermark_ms(self) -> int:
+        """Event time up to which the partition has come; UNKNOWN before any event."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether other partitions must wait for this one's watermark."""
+
+    def step(self, limit_ms: int, max_rows: int, before: int | None = None) -> Step:
+        """Takes waiting messages: at least one, while the watermark stays at or below the limit.
+
+        Args:
+            limit_ms: how far the watermark may go.
+            max_rows: about how many rows at the most.
+            before: take no message at or beyond this offset; all that wait below it belong to this one step.
+        """
+
+    def finish(self) -> list[Records]:
+        """The partition has ended."""
+
+    def idle(self) -> list[Records]:
+        """The partition has fallen silent."""
+
+    def greet(self) -> list[Records]:
+        """What has to stand before this shard's first records in this process."""
+
+
+class Stage(Protocol):
+    """One stage of the engine."""
+
+    @property
+    def name(self) -> str:
+        """ingest | forecast."""
+
+    @property
+    def topics(self) -> Sequence[str]: ...
+
+    @property
+    def max_lead_ms(self) -> int | None:
+        """How far a partition's watermark may lead the group's smallest; None: partitions do not wait for each other."""
+
+    def open(self, partition: Partition) -> Shard:
+        """A shard before its first message."""
+
+    def observe(self, shards: Mapping[Partition, Shard]) -> None:
+        """Called about once a second, to publish gauges."""
