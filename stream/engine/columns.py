@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,7 @@ class Rows:
             stop: one past the last row.
         """
 
-        def part(column):  # type: ignore[no-untyped-def]
+        def part(column: Any) -> Any:
             return None if column is None else column[start:stop]
 
         return Rows(
@@ -104,7 +105,7 @@ def join(parts: Sequence[Rows]) -> Rows:
     if len(parts) == 1:
         return parts[0]
 
-    def column(name: str):  # type: ignore[no-untyped-def]
+    def column(name: str) -> Any:
         columns = [getattr(part, name) for part in parts]
         if columns[0] is None:
             return None

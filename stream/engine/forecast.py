@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.demand.forecaster import DemandForecaster
+from models.device import pick
 from models.protocol import DemandSpec, Panel
 from stream.engine.activity import SUMS, Agreement, Block, Segment, Source, column, merge, stamp_source
 from stream.engine.columns import MICRO, Bools, DemandColumns, ForecastColumns, Ints, SpikeColumns
@@ -83,8 +84,8 @@ class _Resolution:
         size = self.grid.size_ms
         room = -(-(whole.allowed_lateness_ms + whole.max_lead_ms + whole.out_of_orderness_ms) // size) + 2
         ahead = -(-whole.out_of_orderness_ms // size) + 2
-        self.windows = Windows(self.grid, max(spec.history, room), room, ahead)
-        self.forecaster = DemandForecaster(spec.demand, whole.device)
+        self.forecaster = DemandForecaster(spec.demand, pick(whole.device))
+        self.windows = Windows(self.grid, max(spec.history, room, self.forecaster.lookback), room, ahead)
         self.spikes = SpikeDetector()
         self.first: Ints = np.zeros(0, np.int64)
         self.active: Ints = np.zeros(0, np.int64)

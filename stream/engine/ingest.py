@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stream.engine.activity import Block, ItemColumn, Segment, Source, clickstream_sums, number_items, order_sums, pack, segments_by_partition
+from stream.engine.activity import (
+    Block,
+    ItemColumn,
+    Segment,
+    Source,
+    clickstream_sums,
+    number_items,
+    order_sums,
+    pack,
+    segments_by_partition,
+)
 from stream.engine.columns import IntentColumns, Ints, Rejected, Rows
 from stream.engine.sessions import SessionBook
 from stream.engine.time import Grid, Zone

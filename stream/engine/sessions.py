@@ -92,7 +92,7 @@ class SessionBook:
 
     def _grow(self, capacity: int) -> None:
         for name, kind in self._ARRAYS:
-            grown = np.zeros(capacity, kind)
+            grown: NDArray[np.generic] = np.zeros(capacity, kind)
             grown[: self.capacity] = getattr(self, name)
             setattr(self, name, grown)
         counts = np.zeros((capacity, _KINDS), np.int64)
@@ -184,7 +184,9 @@ class SessionBook:
         repeat_count = np.cumsum(same)
         repeats = repeat_count - (repeat_count[starts] - same[starts] - np.where(continued, self.repeats[slot], 0))[run]
 
-        x = _features(kind, counts, position, repeats, time - begun, time - previous, None if rows.price is None else rows.price[order], hour[order])
+        x = _features(
+            kind, counts, position, repeats, time - begun, time - previous, None if rows.price is None else rows.price[order], hour[order]
+        )
         scores = self.model.score(SessionRuns(slot[run], position, x))
 
         purchased = counts[Event.PURCHASE] > 0
@@ -218,7 +220,9 @@ class SessionBook:
             self.users[s] = "" if users is None else users[row_of_start[i]]
             self.index[key] = s
 
-        return self._publish(rows, order, run, slot, chosen, position, p_purchase, p_cart, purchased, counts, begun, time, ended_runs, starts)
+        return self._publish(
+            rows, order, run, slot, chosen, position, p_purchase, p_cart, purchased, counts, begun, time, ended_runs, starts
+        )
 
     def _choose(
         self,

@@ -7,6 +7,8 @@ separate arrays, so that a model that reads the ring cannot see a bucket before 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,8 +34,8 @@ class Channel:
         self.depth, self.ahead, self.fractional = depth, ahead, fractional
         self.scale = 1
         """How many of the stored integers make one unit."""
-        self.closed: NDArray[np.signedinteger] = np.zeros((depth, 0), np.int32)  # type: ignore[type-arg]
-        self.open: NDArray[np.signedinteger] = np.zeros((ahead, 0), np.int32)  # type: ignore[type-arg]
+        self.closed: NDArray[Any] = np.zeros((depth, 0), np.int32)
+        self.open: NDArray[Any] = np.zeros((ahead, 0), np.int32)
 
     def resize(self, capacity: int) -> None:
         """Room for more slots; new ones are zero."""
@@ -95,7 +97,7 @@ class Channel:
 
     def values(self, bucket: int, slots: Ints) -> Ints:
         """int64[slots], of a closed bucket; micro-units for a quantity, else counts."""
-        stored = self.closed[bucket % self.depth, slots].astype(np.int64)
+        stored: Ints = self.closed[bucket % self.depth, slots].astype(np.int64)
         return stored * (MICRO // self.scale) if self.fractional else stored
 
 
@@ -115,9 +117,7 @@ class Windows:
         self.room = min(depth, room)
         self.closed: int | None = None
         """Number of the newest closed bucket; None before the first row."""
-        self.channels = {
-            name: Channel(depth if name == "units" else self.room, ahead, name in QUANTITIES) for name in CHANNELS
-        }
+        self.channels = {name: Channel(depth if name == "units" else self.room, ahead, name in QUANTITIES) for name in CHANNELS}
 
     def begin(self, bucket: int) -> None:
         """The first bucket, open now."""

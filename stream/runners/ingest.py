@@ -14,7 +14,7 @@ from models.protocol import IntentSpec
 from stream.config import Config, Source
 from stream.engine import activity
 from stream.engine.columns import Decoded, Rejected, Rows, join
-from stream.engine.ingest import IngestShard, IngestSpec, Ingested
+from stream.engine.ingest import Ingested, IngestShard, IngestSpec
 from stream.engine.sessions import FEATURES, SessionBook, SessionSpec
 from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
@@ -209,7 +209,9 @@ class IngestWork:
             return []
         roster = activity.Block(activity.VERSION, "roster", roster=self.stage.roster, agreement=self.stage.agreement)
         data = activity.encode_block(roster)
-        return [Records(self.stage.activity_topic, [None], [data], p, bytes=len(data)) for p in range(self.stage.config.activity.partitions)]
+        return [
+            Records(self.stage.activity_topic, [None], [data], p, bytes=len(data)) for p in range(self.stage.config.activity.partitions)
+        ]
 
 
 class IngestStage:

@@ -177,6 +177,8 @@ class Loop:
         self.held_back = False
         self.failure: Exception | None = None
         self.unopened: list[Partition] = []
+        self.doubt: dict[Partition, Position] | None = None
+        """What a transaction would have committed whose end is not known."""
         self.targets: Mapping[Partition, int] | None = None
         self._ask_targets = targets
         self.commits = 0
@@ -251,7 +253,7 @@ class Loop:
         except Unreachable:
             self.unopened += partitions  # tried again by turn()
             return {}
-        except Exception as error:  # carried out of the client's callback, raised by turn()
+        except Exception as error:  # noqa: BLE001 - carried out of the client's callback, raised by turn()
             self.failure = error
             return {}
 
@@ -262,6 +264,8 @@ class Loop:
         for partition in partitions:
             position, span = committed[partition], spans[partition]
             warm = self.warm.pop(partition, None)
+            if warm is not None and position is not None:
+                self._settle(warm, position)  # in case its last transaction ended in doubt
             if warm is not None and warm.committed == position:
                 logger.info("%s: state is still warm", _name(partition))
                 warm.paused = False
@@ -484,7 +488,9 @@ class Loop:
         owned.position = step.next_offset
         yield self._piece(owned, records, step.next_offset, None, step, size, max(step.rows, 1))
 
-    def _piece(self, owned: Owned, records: list[Records], offset: int, cursor: tuple[int, int] | None, step: Step, size: int, rows: int) -> Piece:
+    def _piece(
+        self, owned: Owned, records: list[Records], offset: int, cursor: tuple[int, int] | None, step: Step, size: int, rows: int
+    ) -> Piece:
         bookmark = owned.bookmark
         bookmark.count += 1
         bookmark.cursor = cursor
@@ -496,6 +502,8 @@ class Loop:
 
     def _flush(self) -> bool:
         """Publishes and commits what is pending; False if it has to be tried again after the next fetch."""
+        if self.doubt is not None and not self._resolve():
+            return False
         holders = [o for o in self.owned.values() if o.pending]
         if not holders:
             return True
@@ -503,34 +511,48 @@ class Loop:
         positions = {o.partition: o.pending[-1].position for o in holders}
         began = self.monotonic()
         outcome = self.member.transact(records, positions)
+        self.observer.commit(self.stage.name, outcome.value, self.monotonic() - began)
+        if outcome is Outcome.COMMITTED:
+            for o in holders:
+                self._settle(o, o.pending[-1].position)
+            return True
+        logger.warning("%s: a transaction of %d partitions ended %s; what it held is kept", self.stage.name, len(holders), outcome.value)
         if outcome is Outcome.UNKNOWN:
-            outcome = self._settle_unknown(positions)
-        seconds = self.monotonic() - began
-        self.observer.commit(self.stage.name, outcome.value, seconds)
-        if outcome is not Outcome.COMMITTED:
-            logger.warning("%s: a transaction of %d partitions ended %s; it will be sent again", self.stage.name, len(holders), outcome.value)
-            return False
-        self.commits += 1
-        now = self.wall()
-        for o in holders:
-            o.committed = o.pending[-1].position
-            for piece in o.pending:
-                if len(piece.stamps_ms):
-                    self.observer.event_to_prediction(piece.latency_topic, now - piece.stamps_ms / 1000.0)
-            o.pending.clear()
-        for r in records:
-            self.observer.published(r.topic, len(r))
-        return True
+            self.doubt = positions
+        return False
 
-    def _settle_unknown(self, positions: Mapping[Partition, Position]) -> Outcome:
-        """A new producer with the same id ends what the old one left open; then the committed positions tell."""
-        logger.warning("%s: the end of a transaction is unknown; asking for the committed positions", self.stage.name)
+    def _resolve(self) -> bool:
+        """A new producer with the same id ends what the old one left open; then the committed positions tell how it ended."""
+        assert self.doubt is not None
         try:
             self.member.renew()
-            committed = self.member.committed(list(positions))
+            committed = self.member.committed(list(self.doubt))
         except Unreachable:
-            return Outcome.UNKNOWN
-        return Outcome.COMMITTED if all(committed[p] == position for p, position in positions.items()) else Outcome.ABORTED
+            return False
+        # All or nothing, so one that stands tells for all; those that have moved to another member may stand further on.
+        if any(committed[p] == position for p, position in self.doubt.items()):
+            for partition, position in self.doubt.items():
+                if partition in self.owned:
+                    self._settle(self.owned[partition], position)
+        self.doubt = None
+        return True
+
+    def _settle(self, owned: Owned, position: Position) -> None:
+        """What is pending up to this position is committed."""
+        if all(piece.position != position for piece in owned.pending):
+            return
+        self.commits += 1
+        now = self.wall()
+        while owned.pending:
+            piece = owned.pending.pop(0)
+            if len(piece.stamps_ms):
+                self.observer.event_to_prediction(piece.latency_topic, now - piece.stamps_ms / 1000.0)
+            for r in piece.records:
+                if len(r):
+                    self.observer.published(r.topic, len(r))
+            if piece.position == position:
+                break
+        owned.committed = position
 
     # -- ends and silence --------------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class Stage(Protocol):
 
     @property
     def name(self) -> str:
-        """ingest | forecast."""
+        """Ingest | forecast."""
 
     @property
     def topics(self) -> Sequence[str]: ...

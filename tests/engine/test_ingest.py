@@ -130,7 +130,12 @@ class Reference:
 
 steps = st.one_of(st.integers(0, 3_000), st.integers(0, 4 * MINUTE), st.integers(-50 * MINUTE, 40 * MINUTE))
 streams = st.lists(
-    st.tuples(steps, st.sampled_from("abcd"), st.sampled_from([Event.VIEW, Event.CART, Event.PURCHASE, Event.SEARCH]), st.sampled_from(["", "x", "y", "z"])),
+    st.tuples(
+        steps,
+        st.sampled_from("abcd"),
+        st.sampled_from([Event.VIEW, Event.CART, Event.PURCHASE, Event.SEARCH]),
+        st.sampled_from(["", "x", "y", "z"]),
+    ),
     min_size=1,
     max_size=80,
 )
