@@ -230,3 +230,30 @@ def partition_counts(metadata: Any, topics: Any, properties: Mapping[str, Any]) 
             "create the shop's own there, and ours with `nowcart topics CONFIG create`; or correct the name"
         )
     return counts
+
+
+def is_away(error: KafkaError) -> bool:
+    """Whether an error says that a broker cannot be reached now, and may be later.
+
+    Args:
+        error: librdkafka's.
+    """
+    return error.code() in _AWAY
+
+
+def is_fence(error: KafkaError) -> bool:
+    """Whether an error says that somebody else took this client's place.
+
+    Args:
+        error: librdkafka's.
+    """
+    return error.code() in _FENCED
+
+
+def is_lasting(error: KafkaError) -> bool:
+    """Whether no retry mends an error: a right, a topic, a size.
+
+    Args:
+        error: librdkafka's.
+    """
+    return error.code() in _DENIED | _MISSING | _TOO_LARGE

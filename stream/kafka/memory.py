@@ -312,9 +312,10 @@ class MemoryMember:
         transaction = self._transaction()
         for i, value in enumerate(batch.values):
             size = len(value or b"") + len(batch.keys[i] or b"")
-            if size > self.log.max_message_bytes:
+            most = self.log.max_message_bytes[batch.topic]
+            if size > most:
                 self.log.end_transaction(self.transactional_id, commit=False)
-                raise LogError(f"a record for '{batch.topic}' must have at most {self.log.max_message_bytes} bytes; got {size}")
+                raise LogError(f"a record for '{batch.topic}' must have at most {most} bytes; got {size}")
             partition = self.log.choose(batch.topic, batch.keys[i], batch.partition)
             log = self.log.at(partition)
             log.open.setdefault(self.transactional_id, log.end)

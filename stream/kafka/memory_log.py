@@ -91,7 +91,7 @@ class MemoryLog:
 
     def __init__(self, topics: Mapping[str, int] | None = None) -> None:
         self.now_ms = 0
-        self.max_message_bytes = 8 * 1024 * 1024
+        self.max_message_bytes: dict[str, int] = {}
         self.topics: dict[str, list[PartitionLog]] = {}
         self.groups: dict[str, Group] = {}
         self.epochs: dict[str, int] = {}
@@ -100,15 +100,17 @@ class MemoryLog:
         for name, partitions in (topics or {}).items():
             self.create(name, partitions)
 
-    def create(self, topic: str, partitions: int) -> None:
+    def create(self, topic: str, partitions: int, max_message_bytes: int = 8 * 1024 * 1024) -> None:
         """Makes a topic.
 
         Args:
             topic: its name; must be new.
             partitions: how many.
+            max_message_bytes: the largest record that it takes, key and value.
         """
         if topic in self.topics:
             raise LogError(f"topic '{topic}' exists already")
+        self.max_message_bytes[topic] = max_message_bytes
         self.topics[topic] = [PartitionLog() for _ in range(partitions)]
 
     def append(

@@ -1,0 +1,301 @@
+"""A member of a consumer group with its transactional producer, on librdkafka: stream.kafka.log.Member against any Kafka.
+
+Two parts: what it owns and reads (the consumer), and how a transaction ends (the producer, stream.kafka.transactions).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
+
+from stream.kafka import reader
+from stream.kafka.connect import START_TIMEOUT_S, Errors, is_away, log, partition_counts, reach, reason, servers, translated
+from stream.kafka.fetching import CHUNK, batches, cut_before, split
+from stream.kafka.log import Fetched, Partition, Position, Span, Unreachable
+from stream.kafka.transactions import Transactions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from stream.kafka.log import Listener, Messages, Outcome, Records
+
+Assignment = Literal["range", "cooperative-sticky", "kip848"]
+
+REQUEST_TIMEOUT_S = 10.0
+COMMITTED_TIMEOUT_S = 30.0
+"""Longer than a dead member's open transaction can hide committed offsets."""
+PROBE_EVERY_S = 1.0
+
+
+class KafkaMember:
+    """A member of a consumer group with its transactional producer. One thread uses it.
+
+    Args:
+        properties: librdkafka's, as the user gave them.
+        group: the consumer group.
+        transactional_id: its producer's; stable across restarts, and nobody else's.
+        instance_id: static membership (group.instance.id): a restart keeps its partitions; None: dynamic.
+        assignment: how the group shares partitions. "range" is the one that every broker knows.
+        transaction_timeout_ms: after which the broker aborts what a dead member left open.
+        start_timeout_s: seconds to wait for a broker's first answer.
+
+    Raises:
+        Unreachable: no broker answered in time.
+        AccessDenied: the credentials or a right were refused.
+        LogError: a property that librdkafka does not know.
+    """
+
+    def __init__(
+        self,
+        properties: Mapping[str, Any],
+        group: str,
+        transactional_id: str,
+        instance_id: str | None = None,
+        assignment: Assignment = "range",
+        transaction_timeout_ms: int = 10_000,
+        start_timeout_s: float = START_TIMEOUT_S,
+    ) -> None:
+        self._properties = dict(properties)
+        self._errors = Errors()
+        self._group = group
+        self._static = instance_id is not None
+        self._eager = assignment == "range"
+        self._listener: Listener | None = None
+        self._next: dict[Partition, int] = {}
+        """What it owns, and the next offset of each: whatever comes from below was asked for in another life."""
+        self._paused: set[Partition] = set()
+        self._touched: set[Partition] = set()
+        """Given or taken since the running fetch began."""
+        self._said_down = False
+        self._probed = 0.0
+        required: dict[str, Any] = {"group.id": group}
+        defaults: dict[str, Any] = {}
+        if instance_id is not None:
+            required["group.instance.id"] = instance_id
+        if assignment == "kip848":
+            required["group.protocol"] = "consumer"
+        else:
+            required["partition.assignment.strategy"] = assignment
+            defaults["heartbeat.interval.ms"] = 500  # a partition that moves has no owner for one interval
+        self._consumer: Any = reader.open_consumer(properties, self._errors, defaults, required)
+        try:
+            reach(self._consumer, self._errors, properties, start_timeout_s)
+            self._transactions = Transactions(properties, transactional_id, transaction_timeout_ms)
+        except BaseException:
+            self._consumer.close()
+            raise
+
+    @property
+    def reachable(self) -> bool:
+        return not self._errors.down
+
+    def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
+        self.partitions(topics)
+        self._listener = listener
+        self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    def fetch(self, max_messages: int, timeout_s: float) -> Fetched:
+        found: dict[Partition, list[Any]] = {}
+        ends: dict[Partition, int] = {}
+        self._touched.clear()
+        deadline = time.monotonic() + timeout_s
+        left = max_messages
+        while left > 0:
+            most = min(left, CHUNK)
+            messages = self._consumer.consume(most, max(0.0, deadline - time.monotonic()))
+            for event in split(messages, found):
+                self._event(event, ends)
+            left -= len(messages)
+            if len(messages) < most or self._touched:
+                break
+        for partition in self._touched:  # what was read before it was given or taken may be mixed with what came after
+            ends.pop(partition, None)
+            if found.pop(partition, None) and partition in self._next and partition not in self._paused:
+                self._seek(partition, self._next[partition])
+        for partition, raw in list(found.items()):
+            start = self._next.get(partition)
+            if start is None or partition in self._paused:
+                del found[partition]
+                continue
+            if raw[0].offset() < start:
+                raw = found[partition] = cut_before(raw, start)
+                if not raw:
+                    continue
+            self._next[partition] = raw[-1].offset() + 1
+        reached: dict[Partition, int] = {}
+        for partition, end in ends.items():
+            # An end with messages after it in the same fetch is one no more.
+            if partition not in self._paused and end >= self._next.get(partition, end + 1):
+                reached[partition] = self._next[partition] = end
+        if found or reached:
+            self._answered()
+        elif self._errors.down:
+            self._probe()
+        return Fetched(list(batches(found)), reached)
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        mine = [p for p in partitions if p in self._next and p not in self._paused]
+        if mine:
+            self._paused.update(mine)
+            self._consumer.pause([TopicPartition(p.topic, p.partition) for p in mine])
+
+    def resume_at(self, positions: Mapping[Partition, int]) -> None:
+        mine = {p: offset for p, offset in positions.items() if p in self._next}
+        for partition, offset in mine.items():
+            self._seek(partition, offset)
+            self._next[partition] = offset
+        paused = [p for p in mine if p in self._paused]
+        if paused:
+            self._consumer.resume([TopicPartition(p.topic, p.partition) for p in paused])
+            self._paused.difference_update(paused)
+
+    def partitions(self, topics: Sequence[str]) -> dict[str, int]:
+        return partition_counts(reach(self._consumer, self._errors, self._properties), topics, self._properties)
+
+    def spans(self, partitions: Sequence[Partition]) -> dict[Partition, Span]:
+        return {p: Span(*reader.span_of(self._consumer, p, self._properties, REQUEST_TIMEOUT_S)) for p in partitions}
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Position | None]:
+        wanted = [TopicPartition(p.topic, p.partition) for p in partitions]
+        doing = f"asking for the committed offsets of group '{self._group}'"
+        deadline = time.monotonic() + COMMITTED_TIMEOUT_S
+        while wanted:
+            error: KafkaError | None = None
+            try:
+                answer = self._consumer.committed(wanted, timeout=min(REQUEST_TIMEOUT_S, max(0.1, deadline - time.monotonic())))
+                error = next((place.error for place in answer if place.error is not None), None)
+                if error is None:
+                    return {
+                        Partition(place.topic, place.partition): Position(place.offset, place.metadata or "") if place.offset >= 0 else None
+                        for place in answer
+                    }
+            except KafkaException as caught:
+                error = reason(caught)
+            # An offset that a pending transaction may yet change is not stable: the broker says so until that one has ended.
+            if not (error.retriable() or is_away(error) or error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT):
+                raise translated(error, self._properties, doing)
+            if time.monotonic() >= deadline:
+                raise Unreachable(
+                    f"Kafka at {servers(self._properties)} gave no answer within {COMMITTED_TIMEOUT_S:g} s while {doing}: {error}"
+                )
+            time.sleep(0.02)
+        return {}
+
+    def transact(self, records: Sequence[Records], positions: Mapping[Partition, Position]) -> Outcome:
+        # The group's metadata is asked for by the transaction, just before it is used: an older one would be refused, or not fence.
+        return self._transactions.transact(records, positions, self._consumer.consumer_group_metadata)
+
+    def renew(self) -> None:
+        self._transactions.renew()
+
+    def read(self, partition: Partition, start: int, stop: int, max_messages: int = 10_000) -> Iterator[Messages]:
+        return reader.read(self._properties, partition, start, stop, max_messages)
+
+    def close(self) -> None:
+        try:
+            if self._listener is not None and self._static:
+                # close() alone leaves a static member in the group until its session times out, and its partitions with nobody.
+                self._consumer.unsubscribe()
+                deadline = time.monotonic() + REQUEST_TIMEOUT_S
+                while self._next and time.monotonic() < deadline:
+                    self._consumer.poll(0.02)
+            self._consumer.close()
+        finally:
+            self._listener = None
+            self._next.clear()
+            self._transactions.close()
+
+    def _on_assign(self, consumer: Any, places: list[Any]) -> None:
+        partitions = sorted(Partition(p.topic, p.partition) for p in places)
+        starts = self._listener.assigned(partitions) if self._listener is not None and partitions else {}
+        self._touched.update(partitions)
+        self._next.update((p, starts.get(p, 0)) for p in partitions)
+        waiting = [p for p in partitions if p not in starts]
+        # One that waits is placed at the end, so that nothing is fetched for it before its pause is heard of.
+        given = [TopicPartition(p.topic, p.partition, starts.get(p, OFFSET_END)) for p in partitions]
+        if self._eager:
+            consumer.assign(given)
+        else:
+            consumer.incremental_assign(given)
+        self._paused.difference_update(partitions)
+        if waiting:
+            self._paused.update(waiting)
+            consumer.pause([TopicPartition(p.topic, p.partition) for p in waiting])
+
+    def _on_revoke(self, consumer: Any, places: list[Any]) -> None:
+        self._give_up(consumer, places, lost=False)
+
+    def _on_lost(self, consumer: Any, places: list[Any]) -> None:
+        self._give_up(consumer, places, lost=True)
+
+    def _give_up(self, consumer: Any, places: list[Any], *, lost: bool) -> None:
+        partitions = sorted(p for p in (Partition(place.topic, place.partition) for place in places) if p in self._next)
+        try:
+            if self._listener is not None and partitions:
+                if lost:
+                    self._listener.lost(partitions)
+                else:
+                    self._listener.revoked(partitions)
+        finally:
+            self._touched.update(partitions)
+            for partition in partitions:
+                del self._next[partition]
+            self._paused.difference_update(partitions)
+            if self._eager:
+                consumer.unassign()
+            else:
+                consumer.incremental_unassign(places)
+
+    def _event(self, event: Any, ends: dict[Partition, int]) -> None:
+        error: KafkaError = event.error()
+        code = error.code()
+        partition = Partition(event.topic() or "", event.partition() if event.partition() is not None else -1)
+        if code == KafkaError._PARTITION_EOF:
+            ends[partition] = event.offset()
+        elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            if partition in self._next and partition not in self._paused and partition not in self._touched:
+                raise translated(error, self._properties, f"reading {partition.topic}[{partition.partition}] from {self._next[partition]}")
+        elif error.fatal() or not (error.retriable() or is_away(error) or code == KafkaError._MAX_POLL_EXCEEDED):
+            raise translated(error, self._properties, f"reading as a member of group '{self._group}'")
+        elif code == KafkaError._MAX_POLL_EXCEEDED:
+            log.warning("no fetch for longer than max.poll.interval.ms: the group has given this member's partitions to others")
+        elif code == KafkaError._ALL_BROKERS_DOWN:
+            self._errors.down = True
+
+    def _seek(self, partition: Partition, offset: int) -> None:
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            try:
+                self._consumer.seek(TopicPartition(partition.topic, partition.partition, offset))
+            except KafkaException as caught:
+                # Just assigned, and librdkafka's own thread has not begun with it yet.
+                if reason(caught).code() != KafkaError._STATE or time.monotonic() > deadline:
+                    raise translated(
+                        reason(caught), self._properties, f"seeking {partition.topic}[{partition.partition}] to {offset}"
+                    ) from None
+                time.sleep(0.002)
+            else:
+                return
+
+    def _probe(self) -> None:
+        """Asks whether a broker is back: an idle group gets no event that says so."""
+        if not self._said_down:
+            self._said_down = True
+            log.warning("Kafka at %s is away: %s; waiting for it", servers(self._properties), self._errors.last)
+        now = time.monotonic()
+        if now - self._probed < PROBE_EVERY_S:
+            return
+        try:
+            self._consumer.list_topics(timeout=0.3)
+        except KafkaException:
+            self._probed = time.monotonic()
+        else:
+            self._answered()
+
+    def _answered(self) -> None:
+        self._errors.down = False
+        if self._said_down:
+            self._said_down = False
+            log.warning("Kafka at %s is back", servers(self._properties))

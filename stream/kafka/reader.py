@@ -1,0 +1,256 @@
+"""Readers outside any group: a range of one partition again, or topics from now on. Committed records only.
+
+For rebuilding state (`read`), and for those who watch the outputs (`Tail`). They commit nothing and nobody sees them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+
+from stream.kafka.connect import Errors, log, partition_counts, reach, reason, servers, settings, translated
+from stream.kafka.fetching import CHUNK, KafkaMessages, batches, split
+from stream.kafka.log import Fetched, OffsetGone, Partition, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import TracebackType
+
+PATIENCE_S = 60.0
+"""How long a reader of a range waits without an answer: as long as a broker takes to come back from a restart."""
+
+CONSUMER_DEFAULTS = {
+    "fetch.queue.backoff.ms": 5,  # librdkafka's 1000 makes a reader that catches up wait a second each time its queue was full
+    "queued.max.messages.kbytes": 65_536,
+    "fetch.message.max.bytes": 1_048_576,
+    "fetch.max.bytes": 52_428_800,
+    "fetch.wait.max.ms": 100,
+}
+CONSUMER_REQUIRED = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "error",
+    "enable.partition.eof": True,
+}
+
+
+class Record(NamedTuple):
+    """One published record."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp_ms: int
+    headers: list[tuple[str, bytes]]
+
+
+def open_consumer(properties: Mapping[str, Any], errors: Errors, defaults: Mapping[str, Any], required: Mapping[str, Any]) -> Consumer:
+    """A consumer that has not connected yet.
+
+    Args:
+        properties: the user's librdkafka properties.
+        errors: hears the client's errors.
+        defaults: over CONSUMER_DEFAULTS.
+        required: over CONSUMER_REQUIRED.
+    """
+    config = settings(properties, errors, {**CONSUMER_DEFAULTS, **defaults}, {**CONSUMER_REQUIRED, **required})
+    try:
+        return Consumer(config)
+    except KafkaException as caught:
+        raise translated(reason(caught), properties, "reading [kafka]") from None
+
+
+def span_of(consumer: Consumer, partition: Partition, properties: Mapping[str, Any], timeout_s: float = 10.0) -> tuple[int, int]:
+    """First offset and end of a partition, as a read_committed reader sees them, asked of the broker now.
+
+    Args:
+        consumer: any.
+        partition: which.
+        properties: the client's, for the names in the message.
+        timeout_s: seconds to wait.
+    """
+    place = TopicPartition(partition.topic, partition.partition)
+    try:
+        found = consumer.get_watermark_offsets(place, timeout=timeout_s, cached=False)
+    except KafkaException as caught:
+        raise translated(reason(caught), properties, f"asking for the offsets of {place.topic}[{place.partition}]") from None
+    if found is None:
+        raise Unreachable(
+            f"Kafka at {servers(properties)} did not tell the offsets of {place.topic}[{place.partition}] within {timeout_s:g} s"
+        )
+    low, high = found
+    return int(low), int(high)
+
+
+def read(properties: Mapping[str, Any], partition: Partition, start: int, stop: int, max_messages: int) -> Iterator[KafkaMessages]:
+    """The committed messages with offsets in [start, stop).
+
+    Args:
+        properties: librdkafka's.
+        partition: which.
+        start: first offset.
+        stop: one past the last.
+        max_messages: most in one batch.
+
+    Raises:
+        OffsetGone: the partition does not hold that range.
+        Unreachable: no broker answered for a minute.
+    """
+    errors = Errors()
+    consumer = open_consumer(properties, errors, {}, {"group.id": "nowcart.reader"})  # a name that librdkafka wants and nobody sees
+    where = f"{partition.topic}[{partition.partition}]"
+    try:
+        low, high = span_of(consumer, partition, properties)
+        if start < low or stop > high:
+            raise OffsetGone(f"{where} holds offsets {low} to {high}; {start} to {stop} were asked for")
+        if start >= stop:
+            return
+        consumer.assign([TopicPartition(partition.topic, partition.partition, start)])
+        answered = time.monotonic()
+        while True:
+            found: dict[Partition, list[Any]] = {}
+            events = split(consumer.consume(min(max_messages, CHUNK), 0.02), found)
+            raw = found.get(partition, [])
+            ended = bool(raw) and raw[-1].offset() >= stop - 1
+            if ended:
+                raw = [m for m in raw if m.offset() < stop]
+            if raw:
+                yield KafkaMessages(partition, raw)
+            if ended:
+                return
+            for event in events:
+                error = event.error()
+                if error.code() == KafkaError._PARTITION_EOF:
+                    # The last offsets may be transaction markers: no message ever comes for them.
+                    if event.offset() >= stop:
+                        return
+                elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                    raise translated(error, properties, f"reading {where} from {start} to {stop}")
+                elif not error.retriable() and error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+                    raise translated(error, properties, f"reading {where}")
+            now = time.monotonic()
+            if raw or events:
+                answered = now
+            elif now - answered > PATIENCE_S:
+                raise Unreachable(f"Kafka at {servers(properties)} brought nothing of {where} for {PATIENCE_S:g} s, before offset {stop}")
+    finally:
+        consumer.close()
+
+
+class Tail:
+    """Reads whole topics, from their start or from now on.
+
+    Args:
+        properties: librdkafka's.
+        topics: their names.
+        from_start: False: only what comes from now on.
+
+    Raises:
+        TopicMissing: a topic does not exist.
+        Unreachable: no broker answered.
+        AccessDenied: the credentials were refused.
+    """
+
+    def __init__(self, properties: Mapping[str, Any], topics: Sequence[str], from_start: bool = True) -> None:
+        self._properties = dict(properties)
+        self._errors = Errors()
+        self._consumer = open_consumer(properties, self._errors, {}, {"group.id": "nowcart.reader"})
+        try:
+            counts = partition_counts(reach(self._consumer, self._errors, properties), topics, properties)
+            self.partitions = [Partition(topic, number) for topic, count in counts.items() for number in range(count)]
+            offset = OFFSET_BEGINNING
+            starts = dict.fromkeys(self.partitions, offset)
+            if not from_start:
+                # Asked for now: what is sent after this constructor has returned is seen, however long the first fetch takes.
+                starts = {p: span_of(self._consumer, p, properties)[1] for p in self.partitions}
+            self._consumer.assign([TopicPartition(p.topic, p.partition, starts.get(p, OFFSET_END)) for p in self.partitions])
+        except BaseException:
+            self._consumer.close()
+            raise
+
+    @property
+    def reachable(self) -> bool:
+        """False while no broker answers."""
+        return not self._errors.down
+
+    def fetch(self, max_messages: int, timeout_s: float) -> Fetched:
+        """What there is, as columns.
+
+        Args:
+            max_messages: most messages.
+            timeout_s: seconds to wait for that many.
+
+        Raises:
+            LogError: on anything but a broker that is away for a while.
+        """
+        found: dict[Partition, list[Any]] = {}
+        ends: dict[Partition, int] = {}
+        for event in split(self._consumer.consume(min(max_messages, CHUNK), timeout_s), found):
+            error = event.error()
+            if error.code() == KafkaError._PARTITION_EOF:
+                ends[Partition(event.topic(), event.partition())] = event.offset()
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                # Retention was faster than we: whoever watches goes on with the oldest there is.
+                place = Partition(event.topic(), event.partition())
+                log.warning("%s[%d] no longer holds the next offset; going on with the oldest it has", *place)
+                self._consumer.seek(TopicPartition(place.topic, place.partition, OFFSET_BEGINNING))
+            elif error.fatal() or not (error.retriable() or error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)):
+                raise translated(error, self._properties, "reading")
+        if found or ends:
+            self._errors.down = False
+        return Fetched(list(batches(found)), ends)
+
+    def ends(self) -> dict[Partition, int]:
+        """Where each partition ends now."""
+        return {p: span_of(self._consumer, p, self._properties)[1] for p in self.partitions}
+
+    def close(self) -> None:
+        """Disconnects."""
+        self._consumer.close()
+
+    def __enter__(self) -> Tail:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def follow(
+    properties: Mapping[str, Any],
+    topics: Sequence[str],
+    from_start: bool = True,
+    *,
+    until_end: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Record]:
+    """The topics' records, one by one, as they come.
+
+    Args:
+        properties: librdkafka's.
+        topics: their names.
+        from_start: False: only what comes from now on.
+        until_end: ends where the topics end at the moment of the call; else it waits for more, for ever.
+        stop: asked ten times a second; True ends it.
+
+    Raises:
+        TopicMissing: a topic does not exist.
+        Unreachable: no broker answered.
+    """
+    with Tail(properties, topics, from_start) as tail:
+        open_ends = {p: end for p, end in tail.ends().items() if end > 0} if until_end else {}
+        while not stop() and not (until_end and not open_ends):
+            fetched = tail.fetch(CHUNK, 0.02 if until_end else 0.1)
+            for batch in fetched.batches:
+                topic, number = batch.partition
+                for i, (offset, stamp, value) in enumerate(zip(batch.offsets, batch.stamps_ms, batch.values, strict=True)):
+                    yield Record(topic, number, offset, batch.key(i), value, stamp, batch.headers(i))
+                if batch.offsets[-1] + 1 >= open_ends.get(batch.partition, 1 << 62):
+                    del open_ends[batch.partition]
+            for partition, end in fetched.ends.items():
+                if end >= open_ends.get(partition, 1 << 62):
+                    del open_ends[partition]
