@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING
 from models.demand.ewma import EWMA
 from models.demand.seasonal_naive import SeasonalNaive
 from models.demand.tsb import TSB
+from models.intent.logistic import LogisticIntent
+from models.intent.recurrent import RecurrentIntent
+from models.intent.scorer import IntentScorer
 
 if TYPE_CHECKING:
     from models.demand.expert import Expert
 
 DEMAND: dict[str, type[Expert]] = {expert.name: expert for expert in (SeasonalNaive, EWMA, TSB)}
 """Experts for demand."""
+
+INTENT: dict[str, type[LogisticIntent | RecurrentIntent | IntentScorer]] = {
+    model.name: model for model in (LogisticIntent, RecurrentIntent, IntentScorer)
+}
+"""Scorers of intent; the last is the council of the others."""

@@ -1,0 +1,104 @@
+"""Features of sessions as they stood at fixed positions, kept until the session's outcome is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.exact import SlotArrays
+from models.protocol import Float32, Ints, SessionRuns
+
+HEADS = ("purchase", "cart")
+PRIORS = (0.03, 0.08)
+"""What is said of a session before anything was learnt."""
+
+
+def logit(p: float) -> float:
+    """The log odds of a probability.
+
+    Args:
+        p: in (0, 1).
+    """
+    return float(np.log(p / (1 - p)))
+
+
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64, probabilities of log odds, cut at ±30 so that none is 0 or 1.
+
+    Args:
+        logits: float64, contiguous (numpy's exp may round strided arrays otherwise).
+    """
+    return np.asarray(1 / (1 + np.exp(-np.clip(np.ascontiguousarray(logits), -30.0, 30.0))), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What ended sessions teach: m kept probes, sessions in the given order, positions ascending within one."""
+
+    features: Float32
+    """float32[m, width]."""
+    group: Ints
+    """int64[m], index of the position."""
+    label: NDArray[np.float64]
+    """float64[2, m], per head: 1 where it happened after this position."""
+    at_risk: NDArray[np.bool_]
+    """bool[2, m], per head: it had not happened by this position; the rest teaches nothing."""
+
+
+class Probes:
+    """Kept features by slot, float16."""
+
+    def __init__(self, positions: tuple[int, ...], width: int) -> None:
+        """Makes an empty store.
+
+        Args:
+            positions: ascending, from 1 up.
+            width: features a probe.
+        """
+        if not positions or list(positions) != sorted(set(positions)) or positions[0] < 1:
+            raise ValueError(f"positions must ascend from 1 up; got {positions}")
+        self.positions = np.array(positions, dtype=np.int64)
+        self.slots = SlotArrays()
+        self.slots.add("features", np.float16, 0, (len(positions), width))
+        self.slots.add("kept", np.bool_, 0, (len(positions),))
+
+    def keep(self, runs: SessionRuns, features: Float32) -> None:
+        """Keeps the features of rows that stand at a probe position.
+
+        Args:
+            runs: the rows.
+            features: float32[n, width].
+        """
+        begins = runs.slot[runs.position == 1]
+        self.slots["kept"][:, begins] = False
+        for group, position in enumerate(self.positions):
+            rows = np.flatnonzero(runs.position == position)
+            at = runs.slot[rows]
+            self.slots["features"][group][:, at] = np.clip(features[rows], -60_000, 60_000).T
+            self.slots["kept"][group, at] = True
+
+    def samples(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> Samples:
+        """What these ended sessions teach.
+
+        Args:
+            slots: int64[n].
+            purchase_position: int64[n], 0 for never.
+            cart_position: int64[n], 0 for never.
+        """
+        kept = np.asarray(self.slots["kept"][:, slots], dtype=np.bool_).T  # [n, positions]
+        row, group = np.nonzero(kept)
+        features = np.ascontiguousarray(self.slots["features"][group, :, slots[row]], dtype=np.float32)
+        position = self.positions[group]
+        happened = np.stack([purchase_position[row], cart_position[row]])
+        at_risk = (happened == 0) | (position < happened)
+        return Samples(features, np.asarray(group, dtype=np.int64), (happened > position).astype(np.float64), at_risk)
+
+    def group_of(self, position: Ints) -> Ints:
+        """int64[n], index of the last probe position that each position has reached.
+
+        Args:
+            position: int64[n], from 1 up.
+        """
+        return np.asarray(np.maximum(np.searchsorted(self.positions, position, side="right") - 1, 0), dtype=np.int64)
