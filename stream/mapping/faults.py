@@ -1,0 +1,64 @@
+"""What is wrong with rows, noted while columns are read: the first fault of a row is the one that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+_SHOWN = 80
+
+
+class Fault(NamedTuple):
+    """Why a row cannot be used."""
+
+    reason: str
+    field: str
+    """Ours."""
+    detail: str
+
+
+class Faults:
+    """Faults by row."""
+
+    def __init__(self) -> None:
+        self.by_row: dict[int, Fault] = {}
+
+    def note(self, row: int, reason: str, field: str, detail: str) -> None:
+        """Keeps a row's first fault."""
+        self.by_row.setdefault(row, Fault(reason, field, detail))
+
+
+def got(value: Any) -> str:
+    """A value in the words of a detail: short, whatever it is."""
+    if isinstance(value, str):
+        return f'"{value[:_SHOWN]}…"' if len(value) > _SHOWN else f'"{value}"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    if value is None:
+        return "null"
+    text = str(value)
+    return text[:_SHOWN] + "…" if len(text) > _SHOWN else text
+
+
+def by_type(values: list[Any]) -> Iterator[tuple[type, list[int] | None, list[Any]]]:
+    """Splits a column by the types of its values, so that each part can be read at once.
+
+    Args:
+        values: any mixture.
+
+    Yields:
+        The type, the rows (None: all of them), their values.
+    """
+    kinds = set(map(type, values))
+    if len(kinds) == 1:
+        yield kinds.pop(), None, values
+        return
+    rows: dict[type, list[int]] = {kind: [] for kind in kinds}
+    for row, value in enumerate(values):
+        rows[type(value)].append(row)
+    for kind, chosen in rows.items():
+        yield kind, chosen, [values[row] for row in chosen]
