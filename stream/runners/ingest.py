@@ -51,6 +51,7 @@ class _Waiting:
     """Key and value of the rejected messages, by offset."""
     row: int = 0
     rejected: int = 0
+    counted: bool = False
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class IngestWork:
         self.decoder = stage.decoders[source.name]
         self.queue: deque[_Waiting] = deque()
         self.queued = 0
-        self.raw: dict[int, tuple[bytes | None, bytes | None]] = {}
+        self.quiet = False
 
     @property
     def waiting(self) -> bool:
@@ -127,6 +128,9 @@ class IngestWork:
         taken = _Taken()
         while self.queue:
             head = self.queue[0]
+            if not head.counted and not self.quiet:
+                self.stage.observer.events(self.source.name, head.decoded.events)
+            head.counted = True
             rows = head.decoded.rows
             offset = rows.offset[head.row :]
             count, bound = len(offset), head.decoded.next_offset
@@ -156,17 +160,20 @@ class IngestWork:
 
     def _outputs(self, rows: Rows | None, taken: _Taken) -> Iterator[list[Records]]:
         source = self.source.name
-        for bad in taken.rejected:
-            self.stage.observer.dead_letter(source, bad.reason, 1)
+        if not self.quiet:
+            for bad in taken.rejected:
+                self.stage.observer.dead_letter(source, bad.reason, 1)
         if taken.rejected:
             yield self._dead_letters(taken.rejected, taken.bytes_of)
         if rows is None or not len(rows):
             return
         done = self.engine.step(rows)
-        self._count(rows, done)
+        self._count(done)
         yield from self._publish(done, taken.bytes_of)
 
-    def _count(self, rows: Rows, done: Ingested) -> None:
+    def _count(self, done: Ingested) -> None:
+        if self.quiet:
+            return
         observer, source = self.stage.observer, self.source.name
         if done.late_corrected:
             observer.late(source, "corrected", done.late_corrected)

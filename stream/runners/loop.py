@@ -120,6 +120,8 @@ class Observer(Protocol):
     def restored(self, seconds: float) -> None: ...
     def lag(self, partition: Partition, events: int) -> None: ...
     def watermark(self, stage: str, partition: Partition, lag_seconds: float) -> None: ...
+    def reachable(self, stage: str, answer: bool) -> None: ...
+    def forget(self, stage: str, partition: Partition) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,7 @@ class Loop:
                 self._own(owned, span)
                 starts[partition] = position.offset
                 continue
+            owned.shard.quiet = True
             reader = self.member.read(partition, bookmark.origin, position.offset)
             self.restoring[partition] = Restoring(owned, reader, position.offset, self.monotonic())
             logger.info("%s: rebuilding state from offset %d to %d", _name(partition), bookmark.origin, position.offset)
@@ -315,6 +318,7 @@ class Loop:
             owned = self.owned.pop(partition, None)
             if owned is not None:
                 self.warm[partition] = owned
+                self.observer.forget(self.stage.name, partition)
 
     def lost(self, partitions: list[Partition]) -> None:
         """Listener: the same; whether the state is still good is seen from the committed position when it comes back."""
@@ -340,6 +344,7 @@ class Loop:
                 if messages is None:
                     owned.position = work.target
                     self._replay_ends(owned)
+                    owned.shard.quiet = False
                     del self.restoring[partition]
                     span = self.member.spans([partition])[partition]
                     self._own(owned, span)
@@ -643,6 +648,7 @@ class Loop:
             self.foreign_at = now
         if now - self.observed_at >= FOREIGN_SECONDS:
             self.observed_at = now
+            self.observer.reachable(self.stage.name, self.member.reachable)
             self.stage.observe({p: o.shard for p, o in self.owned.items()})
             for partition, owned in self.owned.items():
                 mark = owned.shard.watermark_ms

@@ -37,6 +37,9 @@ class Step:
 class Shard(Protocol):
     """The state of one input partition and the messages that wait for it."""
 
+    quiet: bool
+    """A replay: what happened was counted when it happened."""
+
     def accept(self, messages: Messages) -> None:
         """Decodes messages and queues them, in offset order."""
 

@@ -1,0 +1,156 @@
+"""The engine of one process: a loop a stage, each in a thread of its own with a Kafka member of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from stream.config import Config, UserError
+from stream.kafka.admin import Admin
+from stream.kafka.client import KafkaMember
+from stream.kafka.log import Member, Partition, Span, TopicMissing
+from stream.runners.forecast import ForecastStage
+from stream.runners.ingest import IngestStage
+from stream.runners.loop import Loop, LoopOptions
+from stream.runners.report import Report
+from stream.topics import own_topics
+
+logger = logging.getLogger("nowcart.engine")
+
+STAGES = ("ingest", "forecast")
+
+
+class Engine:
+    """Runs the stages until told to stop.
+
+    Args:
+        config: the user's.
+        report: is told what happens.
+        stages: of STAGES.
+        instance: this process's name among those of the same prefix; stable across its restarts, and nobody else's.
+        until_end: stop once what is in the topics now is done.
+        progress: told (partition, replayed, of) while state is rebuilt.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        report: Report,
+        stages: Sequence[str] = STAGES,
+        instance: str = "0",
+        until_end: bool = False,
+        progress: Callable[[Partition, int, int], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.report = report
+        self.stages = tuple(stages)
+        self.instance = instance
+        self.until_end = until_end
+        self.progress = progress
+        self.loops: dict[str, Loop] = {}
+        self._failure: BaseException | None = None
+        self._finished: dict[str, threading.Event] = {stage: threading.Event() for stage in self.stages}
+
+    def health(self) -> tuple[bool, str]:
+        """Whether the process should go on living."""
+        return (True, "alive") if self._failure is None else (False, str(self._failure))
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether every stage works on its partitions."""
+        if len(self.loops) < len(self.stages):
+            return False, "starting"
+        answers = [loop.ready for loop in self.loops.values()]
+        return all(good for good, _ in answers), "; ".join(text for _, text in answers)
+
+    def run(self, stop: threading.Event) -> None:
+        """Runs until stop is set, everything is done (until_end), or a stage fails.
+
+        Args:
+            stop: set from outside.
+
+        Raises:
+            UserError: topics are missing or do not fit, or the log no longer reaches back.
+            LogError: Kafka cannot be used.
+        """
+        partitions = self._check_topics()
+        halt = threading.Event()
+        threads = [threading.Thread(target=self._run_stage, args=(stage, partitions, halt), name=stage) for stage in self.stages]
+        for thread in threads:
+            thread.start()
+        try:
+            while any(thread.is_alive() for thread in threads):
+                if stop.wait(0.05) or self._failure is not None:
+                    halt.set()
+                    for thread in threads:
+                        thread.join()
+        finally:
+            halt.set()
+            for thread in threads:
+                thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run_stage(self, stage: str, partitions: Mapping[str, int], halt: threading.Event) -> None:
+        try:
+            loop = self._loop(stage, partitions)
+            self.loops[stage] = loop
+            loop.run(halt)
+        except BaseException as failure:  # noqa: BLE001 - carried to the main thread
+            logger.debug("%s failed", stage, exc_info=True)
+            if self._failure is None:
+                self._failure = failure
+        finally:
+            self._finished[stage].set()
+
+    def _loop(self, stage: str, partitions: Mapping[str, int]) -> Loop:
+        member = self._member(stage)
+        options = LoopOptions(until_end=self.until_end, idle_after_s=self.config.time.idle_after_ms / 1000)
+        work = IngestStage(self.config, partitions, self.report) if stage == "ingest" else ForecastStage(self.config, self.report)
+        targets = None
+        if stage == "forecast" and self.until_end and "ingest" in self.stages:
+            targets = self._activity_ends(member, work.topics[0], partitions[work.topics[0]])
+        return Loop(member, work, options, self.report, time.monotonic, time.time, targets, self.progress)
+
+    def _activity_ends(self, member: Member, topic: str, count: int) -> Callable[[], Mapping[Partition, int] | None]:
+        """Where forecast ends: at the end of activity as it stands once all of ingest is done."""
+
+        def ends() -> Mapping[Partition, int] | None:
+            if not self._finished["ingest"].is_set():
+                return None
+            spans: Mapping[Partition, Span] = member.spans([Partition(topic, p) for p in range(count)])
+            return {partition: span.end for partition, span in spans.items()}
+
+        return ends
+
+    def _member(self, stage: str) -> Member:
+        properties = dict(self.config.kafka)
+        strategy = str(properties.pop("partition.assignment.strategy", "range"))
+        protocol = properties.pop("group.protocol", "classic")
+        assignment = "kip848" if protocol == "consumer" else strategy
+        if assignment not in ("range", "cooperative-sticky", "kip848"):
+            raise UserError(f'[kafka] partition.assignment.strategy must be "range" or "cooperative-sticky"; got "{assignment}"')
+        prefix = self.config.output.prefix
+        name = f"{prefix}{stage}-{self.instance}"
+        return KafkaMember(properties, f"{prefix}{stage}", name, name, assignment)  # type: ignore[arg-type]
+
+    def _check_topics(self) -> Mapping[str, int]:
+        """Every topic must be there, with partitions that fit."""
+        admin = Admin(self.config.kafka)
+        admin.ping()
+        found = admin.topics()
+        config = self.config
+        for source in config.sources.values():
+            if source.topic not in found:
+                raise TopicMissing(f"the topic '{source.topic}' of [sources.{source.name}] does not exist: create it, or correct `topic`")
+        for topic in own_topics(config):
+            if topic.name not in found:
+                raise TopicMissing(f"the topic '{topic.name}' does not exist: create nowcart's topics with `nowcart topics CONFIG create`")
+        activity = f"{config.output.prefix}activity"
+        if found[activity] != config.activity.partitions:
+            raise UserError(
+                f"the topic '{activity}' must have as many partitions as [activity] partitions ({config.activity.partitions}); got "
+                f"{found[activity]}: correct the configuration, or delete and create nowcart's topics"
+            )
+        return found

@@ -1,0 +1,31 @@
+"""The topics that nowcart owns: what they are called and how they must be set up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stream.config import Config
+from stream.kafka.admin import Topic
+
+DAY_MS = 86_400_000
+DEAD_LETTER_BYTES = 8 * 1024 * 1024
+OUTPUTS = ("intent", "demand", "spikes")
+
+
+def own_topics(config: Config, retention: Mapping[str, int] | None = None) -> list[Topic]:
+    """Every topic that the engine writes.
+
+    Args:
+        config: names the prefix and the partitions.
+        retention: bytes to keep a partition, by name without prefix; for brokers that hold topics in memory.
+    """
+    keep = {"retention.ms": "-1"}  # state is rebuilt from it
+    week = {"retention.ms": str(7 * DAY_MS)}
+    wanted = [("activity", config.activity.partitions, keep)]
+    wanted += [(name, config.output.partitions, week) for name in OUTPUTS]
+    wanted += [("deadletter", 1, week | {"max.message.bytes": str(DEAD_LETTER_BYTES)})]
+    limits = retention or {}
+    return [
+        Topic(config.output.prefix + name, partitions, settings | ({"retention.bytes": str(limits[name])} if name in limits else {}))
+        for name, partitions, settings in wanted
+    ]
