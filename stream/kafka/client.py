@@ -13,7 +13,7 @@ from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartiti
 from stream.kafka import reader
 from stream.kafka.connect import START_TIMEOUT_S, Errors, is_away, log, partition_counts, reach, reason, servers, translated
 from stream.kafka.fetching import CHUNK, batches, cut_before, split
-from stream.kafka.log import Fetched, Partition, Position, Span, Unreachable
+from stream.kafka.log import Fetched, OffsetGone, Partition, Position, Span, Unreachable
 from stream.kafka.transactions import Transactions
 
 if TYPE_CHECKING:
@@ -255,14 +255,25 @@ class KafkaMember:
         if code == KafkaError._PARTITION_EOF:
             ends[partition] = event.offset()
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            if partition in self._next and partition not in self._paused and partition not in self._touched:
-                raise translated(error, self._properties, f"reading {partition.topic}[{partition.partition}] from {self._next[partition]}")
+            if partition in self._next and partition not in self._paused:
+                self._check_next(partition)
         elif error.fatal() or not (error.retriable() or is_away(error) or code == KafkaError._MAX_POLL_EXCEEDED):
             raise translated(error, self._properties, f"reading as a member of group '{self._group}'")
         elif code == KafkaError._MAX_POLL_EXCEEDED:
             log.warning("no fetch for longer than max.poll.interval.ms: the group has given this member's partitions to others")
         elif code == KafkaError._ALL_BROKERS_DOWN:
             self._errors.down = True
+
+    def _check_next(self, partition: Partition) -> None:
+        """Raises OffsetGone if the partition does not hold the next offset; an error event may be of an earlier life."""
+        low, high = reader.span_of(self._consumer, partition, self._properties)
+        offset = self._next[partition]
+        if not low <= offset <= high:
+            where = f"{partition.topic}[{partition.partition}]"
+            raise OffsetGone(
+                f"{where} holds offsets {low} to {high}; group '{self._group}' must go on at {offset}: "
+                "retention was faster than this group, or the topic was made anew"
+            )
 
     def _seek(self, partition: Partition, offset: int) -> None:
         deadline = time.monotonic() + REQUEST_TIMEOUT_S

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from stream.kafka.connect import Errors, is_away, is_fence, is_lasting, log, reason, servers, settings_producer, translated
+from stream.kafka.connect import (
+    Errors,
+    is_away,
+    is_fence,
+    is_lasting,
+    log,
+    partition_counts,
+    reach,
+    reason,
+    servers,
+    settings_producer,
+    translated,
+)
 from stream.kafka.log import Fenced, LogError, Outcome, Unreachable
 
 if TYPE_CHECKING:
@@ -46,11 +58,15 @@ class Transactions:
             "transactional.id": transactional_id,
             "enable.idempotence": True,
             "transaction.timeout.ms": timeout_ms,
-            "delivery.report.only.error": True,  # nobody waits for single records, and a report a record costs
+            "delivery.report.only.error": True,  # a report a record would cost as much as the record
+            "on_delivery": self._undelivered,
         }
         self._config = settings_producer(properties, self._errors, {}, required)
         self._producer: Any = None
         self._usable = False
+        self._refused: KafkaError | None = None
+        """Why a record of the running transaction could not be delivered; the commit itself only says that one could not."""
+        self._topics: set[str] = set()
         self.renew()
 
     def renew(self) -> None:
@@ -106,6 +122,11 @@ class Transactions:
                 raise ValueError(
                     f"records for '{batch.topic}' must have as many keys as values ({len(batch.values)}); got {len(batch.keys)}"
                 )
+        try:
+            self._know([batch.topic for batch in records])
+        except Unreachable:
+            return Outcome.ABORTED  # nothing was sent
+        self._refused = None
         began = time.monotonic()
         deadline = began + self._timeout_s + 5
         producer = self._producer
@@ -133,6 +154,17 @@ class Transactions:
     def close(self) -> None:
         """Disconnects; what is open is left to whoever comes next with this id."""
         self._drop()
+
+    def _know(self, topics: Sequence[str]) -> None:
+        """Refuses topics that do not exist: librdkafka would look for them for as long as a message may wait, and some brokers make them."""
+        new = [topic for topic in topics if topic not in self._topics]
+        if new:
+            partition_counts(reach(self._producer, self._errors, self._properties), new, self._properties)
+            self._topics.update(new)
+
+    def _undelivered(self, error: KafkaError | None, message: object) -> None:
+        if error is not None and error.code() not in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
+            self._refused = self._refused or error
 
     def _produce(self, batch: Records, deadline: float) -> bool:
         """Hands the records to librdkafka; False when its queue stays full until the deadline."""
@@ -179,7 +211,10 @@ class Transactions:
             if reason(caught).fatal():
                 return self._fatal(reason(caught), "aborting", began)
             return self._in_doubt(reason(caught), "aborting")
+        error = self._refused or error
         if error is not None:
+            if error.code() in (KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART):
+                self._topics.clear()
             if error.code() == KafkaError.FENCED_INSTANCE_ID or is_lasting(error):
                 raise translated(error, self._properties, doing)
             log.info("a transaction was aborted while %s: %s", doing, error)

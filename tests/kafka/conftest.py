@@ -1,0 +1,265 @@
+"""One fixture, `cluster`: the log in memory, the embedded broker, a real Apache Kafka. Each is started once a session."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import socket
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stream.kafka.admin import Admin, Topic
+from stream.kafka.client import KafkaMember
+from stream.kafka.embedded import EmbeddedBroker
+from stream.kafka.log import Partition
+from stream.kafka.memory import MemoryLog, MemoryMember
+from stream.kafka.sender import Sender
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from stream.kafka.log import Member, Messages
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 30.0
+
+
+class Told:
+    """A listener that starts each partition where the group left it, and remembers what it was told."""
+
+    def __init__(self, member: Member, start: int | None = 0) -> None:
+        self.member = member
+        self.start = start
+        self.owned: set[Partition] = set()
+        self.events: list[tuple[str, list[Partition]]] = []
+        self.on_revoked: Callable[[list[Partition]], None] | None = None
+
+    def assigned(self, partitions: list[Partition]) -> dict[Partition, int]:
+        self.events.append(("assigned", partitions))
+        self.owned.update(partitions)
+        committed = self.member.committed(partitions)
+        starts: dict[Partition, int] = {}
+        for partition in partitions:
+            position = committed[partition]
+            if position is not None:
+                starts[partition] = position.offset
+            elif self.start is not None:
+                starts[partition] = self.start
+        return starts
+
+    def revoked(self, partitions: list[Partition]) -> None:
+        self.events.append(("revoked", partitions))
+        if self.on_revoked is not None:
+            self.on_revoked(partitions)
+        self.owned.difference_update(partitions)
+
+    def lost(self, partitions: list[Partition]) -> None:
+        self.events.append(("lost", partitions))
+        self.owned.difference_update(partitions)
+
+
+class Reading:
+    """A member in use: fetches until something is so, and keeps what came."""
+
+    def __init__(self, member: Member, topics: Sequence[str], start: int | None = 0) -> None:
+        self.member = member
+        self.told = Told(member, start)
+        self.batches: list[Messages] = []
+        self.ends: dict[Partition, int] = {}
+        member.subscribe(topics, self.told)
+
+    @property
+    def values(self) -> list[bytes | None]:
+        return [value for batch in self.batches for value in batch.values]
+
+    def offsets(self, partition: Partition) -> list[int]:
+        return [offset for batch in self.batches if batch.partition == partition for offset in batch.offsets]
+
+    def fetch(self, timeout_s: float = 0.05) -> None:
+        fetched = self.member.fetch(1000, timeout_s)
+        self.batches += fetched.batches
+        self.ends.update(fetched.ends)
+
+    def forget(self) -> None:
+        self.batches, self.ends = [], {}
+
+
+def until(condition: Callable[[], bool], *readings: Reading, seconds: float = PATIENCE_S) -> None:
+    """Lets the members fetch, turn by turn, until it is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        for reading in readings:
+            reading.fetch()
+        if time.monotonic() > deadline:
+            told = [(r.told.events, r.ends, len(r.values)) for r in readings]
+            pytest.fail(f"it did not become so within {seconds:g} s; told: {told}")
+
+
+class Cluster:
+    """What the suite needs of a cluster. `name` is memory, embedded or kafka."""
+
+    name: str
+    properties: dict[str, Any]
+
+    def __init__(self) -> None:
+        self._open: list[Member] = []
+
+    def create(self, partitions: int = 2, **config: str) -> str:
+        raise NotImplementedError
+
+    def send(self, topic: str, values: Sequence[bytes | None], partition: int = -1, keys: Sequence[bytes | None] | None = None) -> None:
+        raise NotImplementedError
+
+    def delete_records(self, partition: Partition, before: int) -> None:
+        raise NotImplementedError
+
+    def member(self, group: str, name: str = "", **options: Any) -> Member:
+        member = self._member(group, name or unique("member"), **options)
+        self._open.append(member)
+        return member
+
+    def _member(self, group: str, name: str, **options: Any) -> Member:
+        raise NotImplementedError
+
+    def visible(self, partition: Partition) -> list[tuple[int, bytes | None]]:
+        """(offset, value) of everything that is committed."""
+        member = self.member(unique("reader"))
+        span = member.spans([partition])[partition]
+        return [pair for batch in member.read(partition, *span) for pair in zip(batch.offsets, batch.values, strict=True)]
+
+    def close_members(self) -> None:
+        for member in self._open:
+            member.close()
+        self._open.clear()
+
+
+class MemoryCluster(Cluster):
+    name = "memory"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = MemoryLog()
+        self.properties = {}
+
+    def create(self, partitions: int = 2, **config: str) -> str:
+        topic = unique("topic")
+        self.log.create(topic, partitions, int(config.get("max_message_bytes", 8 << 20)))
+        return topic
+
+    def send(self, topic: str, values: Sequence[bytes | None], partition: int = -1, keys: Sequence[bytes | None] | None = None) -> None:
+        self.log.append(topic, values, keys=keys, partition=partition)
+
+    def delete_records(self, partition: Partition, before: int) -> None:
+        self.log.delete_records(partition, before)
+
+    def _member(self, group: str, name: str, **options: Any) -> Member:
+        return MemoryMember(self.log, group, name, **options)
+
+
+class BrokerCluster(Cluster):
+    def __init__(self, name: str, bootstrap_servers: str) -> None:
+        super().__init__()
+        self.name = name
+        self.properties = {"bootstrap.servers": bootstrap_servers}
+        self.admin = Admin(self.properties)
+        self.admin.ping()
+        self._sender = Sender(self.properties)
+
+    def create(self, partitions: int = 2, **config: str) -> str:
+        topic = unique("topic")
+        self.admin.create([Topic(topic, partitions, {name.replace("_", "."): value for name, value in config.items()})])
+        return topic
+
+    def send(self, topic: str, values: Sequence[bytes | None], partition: int = -1, keys: Sequence[bytes | None] | None = None) -> None:
+        self._sender.send(topic, values, keys, partition)
+        self._sender.flush()
+
+    def delete_records(self, partition: Partition, before: int) -> None:
+        self.admin.delete_records({partition: before})
+
+    def _member(self, group: str, name: str, **options: Any) -> Member:
+        return KafkaMember(self.properties, group, name, **options)
+
+
+def unique(what: str) -> str:
+    return f"{what}-{uuid.uuid4().hex[:12]}"
+
+
+def kafka_script() -> Path | None:
+    for path in (os.environ.get("NOWCART_KAFKA_SCRIPT"), ROOT.parent / "shared" / "kafka" / "kafka"):
+        if path and Path(path).is_file():
+            return Path(path)
+    return None
+
+
+@pytest.fixture(scope="session")
+def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Bootstrap servers of a real Apache Kafka."""
+    if named := os.environ.get("NOWCART_TEST_KAFKA"):
+        yield named
+        return
+    script = kafka_script()
+    if script is None:
+        pytest.skip("no real Kafka: name one in NOWCART_TEST_KAFKA, or a script that starts one in NOWCART_KAFKA_SCRIPT")
+    folder = tmp_path_factory.mktemp("kafka")
+    started = subprocess.run(
+        [script, "start", "--dir", folder, "--port", str(_two_free_ports())], capture_output=True, text=True, timeout=120, check=False
+    )
+    if started.returncode:
+        pytest.fail(f"Kafka did not start: {started.stdout}{started.stderr}")
+    try:
+        yield started.stdout.strip()
+    finally:
+        subprocess.run([script, "stop", "--dir", folder, "--purge"], capture_output=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[str]:
+    """Bootstrap servers of an embedded broker."""
+    if importlib.util.find_spec("noida_db") is None:
+        pytest.skip("the embedded broker is not installed: pip install 'nowcart[local]'")
+    with EmbeddedBroker() as broker:
+        yield broker.bootstrap_servers
+
+
+@pytest.fixture(
+    scope="session",
+    params=["memory", "embedded", pytest.param("kafka", marks=pytest.mark.kafka)],
+)
+def started_cluster(request: pytest.FixtureRequest) -> Cluster:
+    if request.param == "memory":
+        return MemoryCluster()
+    return BrokerCluster(request.param, request.getfixturevalue("real_kafka" if request.param == "kafka" else "embedded"))
+
+
+@pytest.fixture
+def cluster(started_cluster: Cluster) -> Iterator[Cluster]:
+    yield started_cluster
+    started_cluster.close_members()
+
+
+@pytest.fixture
+def kafka_cluster(real_kafka: str) -> Iterator[BrokerCluster]:
+    """For what only real Kafka does."""
+    cluster = BrokerCluster("kafka", real_kafka)
+    yield cluster
+    cluster.close_members()
+
+
+def _two_free_ports() -> int:
+    for _ in range(100):
+        port = random.randrange(20_000, 30_000)
+        try:
+            for number in (port, port + 1):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", number))
+        except OSError:
+            continue
+        return port
+    raise AssertionError("no two free ports side by side")
