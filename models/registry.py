@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from models.demand.ewma import EWMA
+from models.demand.global_net import GlobalNet
+from models.demand.river_linear import RiverLinear
 from models.demand.seasonal_naive import SeasonalNaive
 from models.demand.tsb import TSB
 from models.intent.logistic import LogisticIntent
@@ -14,7 +16,7 @@ from models.intent.scorer import IntentScorer
 if TYPE_CHECKING:
     from models.demand.expert import Expert
 
-DEMAND: dict[str, type[Expert]] = {expert.name: expert for expert in (SeasonalNaive, EWMA, TSB)}
+DEMAND: dict[str, type[Expert]] = {expert.name: expert for expert in (SeasonalNaive, EWMA, TSB, RiverLinear, GlobalNet)}
 """Experts for demand."""
 
 INTENT: dict[str, type[LogisticIntent | RecurrentIntent | IntentScorer]] = {

@@ -54,6 +54,25 @@ class Newborn:
         share = (self._sums[0] + _PRIOR_ITEMS * _PRIOR_SHARE) / (self._sums[1] + _PRIOR_ITEMS)
         return np.asarray(share.astype(np.float32)[_bin(first)] * np.where(first > 0, first, np.float32(1)), dtype=np.float32)
 
+    def level(self, window: Window, length: int) -> Float32:
+        """float32[n], mean units a bucket of the last `length` buckets; of younger items, shrunk to the pooled rate.
+
+        A young item's first bucket counts only through the rate that it predicts, as if that had been seen for one bucket.
+
+        Args:
+            window: the items, closed + 1 - length within the ring.
+            length: at least 2.
+        """
+        age = window.age()
+        lived = np.clip(age, 1, length).astype(np.float32)
+        total = window.mean(length) * lived
+        young = age <= length
+        if not young.any():
+            return np.asarray(total / lived, dtype=np.float32)
+        first = window.at_first(window.closed - length + 1)
+        shrunk = (np.maximum(total - first, np.float32(0)) + self.rate(first)) / lived
+        return np.where(young, shrunk, total / lived).astype(np.float32)
+
     def state(self) -> State:
         """The sums."""
         return {"sums": self._sums.copy()}

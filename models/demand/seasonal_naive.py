@@ -35,17 +35,12 @@ class SeasonalNaive(Expert):
     @property
     def lookback(self) -> int:
         """The longest season, or what a mean takes."""
-        return max([*self._seasons, self._short + 1, Newborn.lookback])
+        return max([*self._seasons, self._short, Newborn.lookback])
 
     def means(self, window: Window, horizon: int) -> Float32:
         """Copies of past buckets, by item the oldest season that it has."""
         age = window.age()
-        first = window.at_first(window.closed - self._short)
-        lived = np.minimum(age, self._short).astype(np.float32)
-        total = window.mean(self._short) * lived
-        # The first bucket counts through the pooled rate that it predicts; a rate is worth one bucket.
-        young = (np.maximum(total - first, 0) + self._newborn.rate(first)) / np.maximum(lived, 1)
-        flat = np.where(age > self._short, total / np.maximum(lived, 1), young).astype(np.float32)
+        flat = self._newborn.level(window, self._short)
         out = np.repeat(flat[:, None], horizon, axis=1)
         for season in self._seasons:
             old = age >= season

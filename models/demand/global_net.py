@@ -1,0 +1,177 @@
+"""One torch network for all items: a body on scale-free windows, a last layer learnt inside the partition.
+
+The body has the fixed weights "builtin-1" (drawn from a seed, never trained) and turns an item's recent window into features; a trained body
+takes the same place. The last layer is a ridge regression for each horizon group on those features and what is known of
+the step (seasonal lags, calendar). It learns at ticks, from windows as they stood a probe's steps before the bucket that has just closed.
+"""
+
+from __future__ import annotations
+
+from models.device import Tiles
+
+# isort: split
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.demand.expert import Expert, lag_steps, season_length
+from models.demand.newborn import Newborn
+from models.demand.window import Window
+from models.exact import solve
+from models.protocol import CALENDAR, DemandSpec, Float32, Float64, Ints, State
+
+_SEED = 20_240_611
+_HIDDEN, _WIDTH = 48, 16
+_LARGEST = np.float32(10)  # times the level
+_GRID = 2.0**10  # features in sums are multiples of 1/1024, so that BLAS adds them exactly in any order
+_ROWS = 4096  # learnt from at a tick and probe
+_MEMORY = 0.99
+_RIDGE = 30.0
+
+
+class GlobalNet(Expert):
+    """A network over all items with an in-partition ridge for a last layer."""
+
+    name: ClassVar[str] = "global"
+
+    def __init__(self, spec: DemandSpec, device: torch.device | None = None) -> None:
+        """Makes the body, proves it on the device, and a last layer that says level and season.
+
+        Args:
+            spec: what is forecast.
+            device: where the body is computed; default CPU.
+
+        Raises:
+            models.device.DeviceError: the device rounds rows by their place.
+        """
+        super().__init__(spec, device)
+        self._newborn = Newborn()
+        self._lags = season_length(spec)
+        self._recent = max(2, self._lags // 4)
+        self._seasons = sorted(set(spec.seasons))
+        inputs = self._lags + 3
+        random = np.random.default_rng(_SEED)
+        drawn = [
+            random.normal(size=(inputs, _HIDDEN)) / np.sqrt(inputs) * 1.5,
+            random.normal(size=_HIDDEN) * 0.5,
+            random.normal(size=(_HIDDEN, _WIDTH)) / np.sqrt(_HIDDEN) * 1.5,
+            random.normal(size=_WIDTH) * 0.3,
+        ]
+        first, first_bias, second, second_bias = (torch.from_numpy(values.astype(np.float32)).to(self.device) for values in drawn)
+
+        def body(x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(torch.addmm(second_bias, torch.tanh(torch.addmm(first_bias, x, first)), second))
+
+        self._tiles = Tiles(body, inputs, _WIDTH, self.device, graph=True)
+        self._tiles.prove("global network")
+        self._group: Ints = np.minimum(np.searchsorted(spec.probes, np.arange(1, spec.horizon + 1)), len(spec.probes) - 1).astype(np.int64)
+        # Columns of the last layer: one, newest, recent, a seasonal lag a season, the calendar, then the body's.
+        self._columns = 3 + len(self._seasons) + len(CALENDAR) + _WIDTH
+        prior = np.zeros(self._columns)
+        prior[0] = 0.5 if self._seasons else 0.8
+        prior[2] = 0.2
+        if self._seasons:
+            prior[3 : 3 + len(self._seasons)] = 0.3 / len(self._seasons)
+        self._prior: Float64 = prior
+        groups = len(spec.probes)
+        self._matrix: Float64 = np.zeros((groups, self._columns, self._columns))
+        self._right: Float64 = np.zeros((groups, self._columns))
+        self._weights: Float64 = np.repeat(prior[None, :], groups, axis=0)
+
+    @property
+    def lookback(self) -> int:
+        """Seasonal lags, and windows as they stood before the longest probe."""
+        lags = [season * -(-self.spec.horizon // season) for season in self._seasons]
+        return max([*lags, self.spec.probes[-1] + self._lags, Newborn.lookback])
+
+    def means(self, window: Window, horizon: int) -> Float32:
+        """Level times the last layer, never below zero."""
+        level, scale = self._scaled(window)
+        weights = self._weights.astype(np.float32)
+        newest, recent = self._own(window, scale)
+        body = np.ascontiguousarray(self._body(window, level, scale, recent).T)  # [width, n]
+        groups = int(self._group[horizon - 1]) + 1
+        at = 3 + len(self._seasons)
+        by_group = []
+        for group in range(groups):  # what does not depend on the step
+            total = weights[group, 0] + weights[group, 1] * newest + weights[group, 2] * recent
+            for column in range(_WIDTH):
+                total += weights[group, at + len(CALENDAR) + column] * body[column]
+            by_group.append(total)
+        out = np.empty((len(window), horizon), np.float32)
+        for step in range(horizon):
+            weight = weights[self._group[step]]
+            total = by_group[self._group[step]].copy()
+            for index, season in enumerate(self._seasons):
+                lag = step + 1 - season * -(-(step + 1) // season)
+                total += weight[3 + index] * np.minimum(window.row(window.closed + lag) / scale, _LARGEST)
+            calendar = np.float32(0)
+            for index in range(len(CALENDAR)):
+                calendar += weight[at + index] * window.panel.steps[step + 1, index]
+            total += calendar
+            out[:, step] = np.clip(total, np.float32(0), _LARGEST) * level
+        return out
+
+    def adapt(self, window: Window) -> None:
+        """Adds the closed bucket to each probe's sums and solves for its last layer."""
+        self._newborn.learn(window)
+        y = window.observed()
+        stride = -(-len(window) // _ROWS)
+        at = 3 + len(self._seasons)
+        for group, probe in enumerate(self.spec.probes):
+            turn = (window.slots + window.closed) % stride == 0  # a big partition's items take turns
+            rows = np.flatnonzero(turn & (window.age() >= probe + 2))
+            if not len(rows):
+                continue
+            part = Window(replace(window.panel, slots=window.slots[rows])).back(probe)
+            level, scale = self._scaled(part)
+            newest, recent = self._own(part, scale)
+            x = np.empty((len(rows), self._columns))
+            x[:, 0], x[:, 1], x[:, 2] = 1, newest, recent
+            for index, season in enumerate(self._seasons):
+                lag = int(lag_steps(season, probe)[-1])
+                x[:, 3 + index] = np.minimum(part.row(part.closed + lag) / scale, _LARGEST)
+            x[:, at : at + len(CALENDAR)] = window.panel.steps[0]
+            x[:, at + len(CALENDAR) :] = self._body(part, level, scale, recent)
+            target = np.minimum(y[rows] / scale, float(_LARGEST))
+            # A sale's noise relative to its level shrinks with the level: an item weighs what it can tell.
+            weigh = np.sqrt(scale / (scale + 1))
+            x = np.rint(x * weigh[:, None] * _GRID) / _GRID
+            target = np.rint(target * weigh * _GRID) / _GRID
+            self._matrix[group] = self._matrix[group] * _MEMORY + x.T @ x
+            self._right[group] = self._right[group] * _MEMORY + x.T @ target
+            ridge = _RIDGE * np.eye(self._columns)
+            self._weights[group] = solve(self._matrix[group] + ridge, self._right[group] + _RIDGE * self._prior)
+
+    def _scaled(self, window: Window) -> tuple[Float32, Float32]:
+        level = self._newborn.level(window, self._lags)
+        return level, level + np.float32(0.02)
+
+    def _own(self, window: Window, scale: Float32) -> tuple[Float32, Float32]:
+        newest = np.minimum(window.row(window.closed) / scale, _LARGEST)
+        return newest, np.minimum(window.mean(self._recent) / scale, _LARGEST)
+
+    def _body(self, window: Window, level: Float32, scale: Float32, recent: Float32) -> Float32:
+        """float32[n, width], from lags relative to the level, the level and the age, in tiles."""
+        x = np.empty((self._lags + 3, len(window)), np.float32)
+        for lag in range(self._lags):
+            x[lag] = np.minimum(window.row(window.closed - lag) / scale, _LARGEST)
+        x[: self._lags] = np.sqrt(x[: self._lags]) - np.float32(0.7)
+        x[-3] = np.log1p(level) * np.float32(0.3)
+        x[-2] = np.log1p(np.maximum(window.age(), 0).astype(np.float32)) * np.float32(0.2)
+        x[-1] = np.sqrt(recent) - np.float32(1)
+        return self._tiles(np.ascontiguousarray(x.T))
+
+    def shared_state(self) -> State:
+        """The last layer's sums and weights, and the rates of new items."""
+        return {"matrix": self._matrix.copy(), "right": self._right.copy(), "weights": self._weights.copy()} | self._newborn.state()
+
+    def restore_shared(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Takes what shared_state() gave."""
+        self._newborn.restore(state)
+        self._matrix, self._right = np.array(state["matrix"], np.float64), np.array(state["right"], np.float64)
+        self._weights = np.array(state["weights"], np.float64)
