@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _CACHED_HOURS = 6
+_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +183,10 @@ class Plan:
             self._day_prices[hour // 24] = self._regular_at(hour)
         for plan, count in zip((self._spike, self._promote, self._stock_out, self._reprice), counts.tolist(), strict=True):
             for _ in range(count):
-                item = min(int(np.searchsorted(self._focus, rng.random())), spec.items - 1)
-                plan(rng, now, item)
+                # The popular items are often busy: ask others, or there would be fewer spikes than were ordered.
+                for _ in range(_TRIES):
+                    if plan(rng, now, min(int(np.searchsorted(self._focus, rng.random())), spec.items - 1)):
+                        break
 
     def _slot(self, time_ms: float) -> int:
         """The next edge of slots."""
@@ -207,7 +210,7 @@ class Plan:
         for hour in range(entry.start_ms // HOUR_MS, (until_ms - 1) // HOUR_MS + 1):
             self._touching[hour].append(entry)
 
-    def _spike(self, rng: np.random.Generator, now: int, item: int) -> None:
+    def _spike(self, rng: np.random.Generator, now: int, item: int) -> bool:
         spec = self.spec
         kind = str(rng.choice(("sudden", "slow", "drop"), p=(0.5, 0.25, 0.25)))
         start, size = self._start(rng, now), rng.random()
@@ -219,12 +222,14 @@ class Plan:
         }[kind]
         rise = self._slot(spec.rise_hours * HOUR_MS) if kind == "slow" else 0
         end = self._span(rng, start, spec.spike_hours) + rise
-        if self._occupy(item, start, end):
-            spike = Spike(item, start, end, round(float(factor), 3), kind, rise)
-            self.spikes.append(spike)
-            self._touch(spike, end)
+        if not self._occupy(item, start, end):
+            return False
+        spike = Spike(item, start, end, round(float(factor), 3), kind, rise)
+        self.spikes.append(spike)
+        self._touch(spike, end)
+        return True
 
-    def _promote(self, rng: np.random.Generator, now: int, item: int) -> None:
+    def _promote(self, rng: np.random.Generator, now: int, item: int) -> bool:
         announced = max(now, self.spec.start_ms) + int(rng.integers(0, 60_000))
         low, high = np.log(self.spec.promotion_lead_hours)
         start = self._slot(announced + HOUR_MS * np.exp(rng.uniform(low, high)))
@@ -232,7 +237,7 @@ class Plan:
         discount, lift = float(rng.choice((0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5))), round(float(rng.uniform(1.1, 1.9)), 3)
         kind = str(rng.choice(("percent_off", "deal_of_the_day", "clearance")))
         if not self._occupy(item, start, end):
-            return
+            return False
         promotion = Promotion(item, announced, start, end, discount, lift, kind)
         self.promotions.append(promotion)
         self._touch(promotion, end)
@@ -240,8 +245,9 @@ class Plan:
         self._offers[announced // HOUR_MS].append(
             Offer(announced, item, int(regular * (1 - discount)), regular, kind, starts_ms=start, ends_ms=end)
         )
+        return True
 
-    def _stock_out(self, rng: np.random.Generator, now: int, item: int) -> None:
+    def _stock_out(self, rng: np.random.Generator, now: int, item: int) -> bool:
         start = self._start(rng, now)
         end = self._span(rng, start, self.spec.stockout_hours)
         refill = int(rng.integers(20, 2_000))
@@ -249,7 +255,7 @@ class Plan:
         shelf = slice(*self.catalog.first[category : category + 2].tolist())
         # At least half of a category stays, so that buyers always find a substitute.
         if 2 * ((self._out_until[shelf] > start).sum() + 1) > shelf.stop - shelf.start or not self._occupy(item, start, end):
-            return
+            return False
         self._out_until[item] = end
         stockout = Stockout(item, start, end)
         self.stockouts.append(stockout)
@@ -257,19 +263,22 @@ class Plan:
         self._touch(stockout, end)
         self._offers[start // HOUR_MS].append(Offer(start, item, stock=0))
         self._offers[end // HOUR_MS].append(Offer(end, item, stock=refill))
+        return True
 
-    def _reprice(self, rng: np.random.Generator, now: int, item: int) -> None:
+    def _reprice(self, rng: np.random.Generator, now: int, item: int) -> bool:
         announced = max(now, self.spec.start_ms) + int(rng.integers(0, 60_000))
         start = self._slot(announced + rng.uniform(0.05, 24) * HOUR_MS)
         base = int(self.catalog.price_cents[item])
         cents = max(50, int(round(base * float(np.exp(rng.uniform(np.log(0.75), np.log(1.3)))))))
         # Not during a promotion: its price was announced as a share of the regular one.
-        if self._occupy(item, start, start + self.spec.slot_ms):
-            self._regular[item] = cents
-            change = PriceChange(item, announced, start, cents)
-            self.price_changes.append(change)
-            self._repricing[start // HOUR_MS].append(change)
-            self._offers[announced // HOUR_MS].append(Offer(announced, item, cents, cents, starts_ms=start))
+        if not self._occupy(item, start, start + self.spec.slot_ms):
+            return False
+        self._regular[item] = cents
+        change = PriceChange(item, announced, start, cents)
+        self.price_changes.append(change)
+        self._repricing[start // HOUR_MS].append(change)
+        self._offers[announced // HOUR_MS].append(Offer(announced, item, cents, cents, starts_ms=start))
+        return True
 
     def _regular_at(self, hour: int) -> Ints:
         """int64[items], regular prices at the start of an hour whose predecessors are all drawn."""

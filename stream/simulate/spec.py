@@ -36,7 +36,7 @@ class ShopSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Exponent of the items' popularity by rank."""
     rate: float = 50.0
     """Clickstream events a second, the mean of an ordinary week; sessions have to begin first, so a shop starts below it."""
-    daily_swing: float = 0.75
+    daily_swing: float = 0.95
     weekly_swing: float = 0.3
     """How much the hour and the weekday matter; 0: not at all."""
 
