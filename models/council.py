@@ -34,7 +34,7 @@ class Council:
             allowed: bool[classes, experts], which experts have forecasts for a class at all.
         """
         self.groups, self.classes, self.experts = groups, classes, allowed.shape[1]
-        self._allowed = np.concatenate([allowed, allowed.any(axis=0)[None, :]])  # the pooled row comes last
+        self._allowed: NDArray[np.bool_] = np.vstack([allowed, np.any(allowed, axis=0, keepdims=True)])  # the pooled row comes last
         shape = (groups, classes + 1, self.experts)
         self._loss: Float64 = np.zeros(shape)
         self._square: Float64 = np.zeros(shape)

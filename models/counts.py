@@ -220,7 +220,7 @@ def _dispersion_row(dispersion: NDArray[np.float32]) -> Int32:
 
 
 def _whole_table(means: Float64, a: float, p: Float64) -> Float64:
-    """x at each mean (ascending, 32 an octave and one more) and level: float64[means, levels]."""
+    """The table's x at each mean (ascending, 32 an octave and one more) and level: float64[means, levels]."""
     out = np.empty((len(means), len(p)))
     for start in range(0, len(means), 32):
         m = means[start : start + 32]

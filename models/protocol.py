@@ -59,7 +59,7 @@ class Panel:
 
     def observed(self) -> Float64:
         """float64[n], units in the closed bucket."""
-        return np.asarray(self.units[self.closed % len(self.units), self.slots] / self.scale, dtype=np.float64)
+        return np.asarray(self.units[self.closed % len(self.units), self.slots], dtype=np.float64) / self.scale
 
     def history(self, length: int) -> Float32:
         """float32[length, n], units of the last `length` closed buckets, oldest first; zeros before an item was first seen.
@@ -68,7 +68,7 @@ class Panel:
             length: at most the ring's depth.
         """
         rows = np.arange(self.closed - length + 1, self.closed + 1) % len(self.units)
-        return np.asarray(self.units[rows[:, None], self.slots[None, :]] / self.scale, dtype=np.float32)
+        return np.asarray(np.asarray(self.units[rows[:, None], self.slots[None, :]], dtype=np.float64) / self.scale, dtype=np.float32)
 
     def age(self) -> Ints:
         """int64[n], closed buckets since the item was first seen, that one included (at least 1 for an item seen by now)."""

@@ -65,9 +65,11 @@ class Expert(ABC):
 
     def adapt(self, window: Window) -> None:
         """Learns from the newest closed bucket; nothing by default."""
+        return
 
     def readapt(self, window: Window) -> None:
         """Learns the newest closed bucket anew for these slots; nothing by default."""
+        return
 
     def covers(self, window: Window) -> NDArray[np.bool_]:
         """bool[n], the items of which the expert has an opinion of its own; all by default."""
@@ -79,6 +81,7 @@ class Expert(ABC):
 
     def restore_shared(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Takes what shared_state() gave."""
+        return
 
     def resize(self, capacity: int) -> None:
         """Room for slots [0, capacity)."""

@@ -114,13 +114,17 @@ class DemandForecaster:
 
     def resize(self, capacity: int) -> None:
         """Room for slots [0, capacity); never shrinks."""
-        for part in (*self.experts, self._pending.slots, self._slots):
-            part.resize(capacity)
+        for expert in self.experts:
+            expert.resize(capacity)
+        self._pending.slots.resize(capacity)
+        self._slots.resize(capacity)
 
     def forget(self, slots: Ints) -> None:
         """Makes these slots as if never used."""
-        for part in (*self.experts, self._pending.slots, self._slots):
-            part.forget(slots)
+        for expert in self.experts:
+            expert.forget(slots)
+        self._pending.slots.forget(slots)
+        self._slots.forget(slots)
 
     def close(self, panel: Panel) -> None:
         """The panel's closed bucket has just closed: scores what was pending for it, then lets experts learn.
@@ -314,7 +318,7 @@ class DemandForecaster:
 
     def _probe(self, window: Window, means: Float32, dispersion: Float32, quantiles: Float32, scale: Float32, out: Float16) -> None:
         at = [probe - 1 for probe in self.spec.probes]
-        experts, n = len(self.experts), len(window)
+        experts = len(self.experts)
         for e in range(experts):
             found = self._expert_counts.quantiles(
                 np.ascontiguousarray(means[e][:, at]), np.ascontiguousarray(dispersion[e][:, at]), window.whole
@@ -383,7 +387,7 @@ class DemandForecaster:
         """float32[classes], dispersion of a sum relative to one step's: 1/sqrt(steps) until sums have been seen."""
         prior = 1 / np.sqrt(self.spec.totals[index])
         excess, predicted = self._totals[index]
-        return np.clip((excess + 3 * prior) / (predicted + 3), 0.02, 8.0).astype(np.float32)
+        return np.asarray(np.clip((excess + 3 * prior) / (predicted + 3), 0.02, 8.0), dtype=np.float32)
 
 
 def _row_mean(values: Float32) -> Float32:

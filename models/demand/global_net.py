@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from models.demand.expert import Expert, lag_steps, season_length
 from models.demand.newborn import Newborn
 from models.demand.window import Window
-from models.exact import solve
+from models.exact import products, solve
 from models.protocol import CALENDAR, DemandSpec, Float32, Float64, Ints, State
 
 _SEED = 20_240_611
@@ -142,8 +142,8 @@ class GlobalNet(Expert):
             weigh = np.sqrt(scale / (scale + 1))
             x = np.rint(x * weigh[:, None] * _GRID) / _GRID
             target = np.rint(target * weigh * _GRID) / _GRID
-            self._matrix[group] = self._matrix[group] * _MEMORY + x.T @ x
-            self._right[group] = self._right[group] * _MEMORY + x.T @ target
+            self._matrix[group] = self._matrix[group] * _MEMORY + products(x, x)
+            self._right[group] = self._right[group] * _MEMORY + products(x, target)
             ridge = _RIDGE * np.eye(self._columns)
             self._weights[group] = solve(self._matrix[group] + ridge, self._right[group] + _RIDGE * self._prior)
 

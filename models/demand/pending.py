@@ -126,7 +126,7 @@ class Pending:
 
 def relative(values: Float32, scale: Float32) -> Float16:
     """float16, values over scale, cut where float16 ends."""
-    return np.minimum(values / scale, _LARGEST).astype(np.float16)
+    return np.asarray(np.minimum(values / scale, _LARGEST), dtype=np.float16)
 
 
 def span(slots: Ints) -> slice | Ints:

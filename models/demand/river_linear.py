@@ -60,7 +60,7 @@ class RiverLinear(Expert):
 
     def covers(self, window: Window) -> NDArray[np.bool_]:
         """The members."""
-        return np.asarray(self.slots["row"][window.slots] >= 0, dtype=np.bool_)
+        return np.asarray(self.slots.i32("row")[window.slots] >= 0, dtype=np.bool_)
 
     def means(self, window: Window, horizon: int) -> Float32:
         """The regressions' means for members, the recent level for others."""
@@ -165,7 +165,7 @@ class RiverLinear(Expert):
 
     def forget(self, slots: Ints) -> None:
         """Makes these slots cold; members among them lose their regressions."""
-        gone = set(slots[self.slots["row"][slots] >= 0].tolist())
+        gone = set(slots[self.slots.i32("row")[slots] >= 0].tolist())
         if gone:
             self._seat([member for member in self._members if member[0] not in gone])
             self._read()

@@ -74,7 +74,7 @@ class Window:
             raise ValueError(
                 f"bucket {bucket} must be closed and in the ring (closed {self.closed}, depth {len(ring)}): make the ring deeper"
             )
-        values = (ring[bucket % len(ring)].take(self.slots) / self.panel.scale).astype(np.float32)
+        values: Float32 = (np.asarray(ring[bucket % len(ring)].take(self.slots), np.float64) / self.panel.scale).astype(np.float32)
         self._rows[bucket] = values
         return values
 
@@ -103,5 +103,5 @@ class Window:
         out = np.zeros(len(self), dtype=np.float32)
         young = np.flatnonzero((self.first >= oldest) & (self.first <= self.closed))
         rows = self.first[young] % len(ring)
-        out[young] = (ring[rows, self.slots[young]] / self.panel.scale).astype(np.float32)
+        out[young] = (np.asarray(ring[rows, self.slots[young]], np.float64) / self.panel.scale).astype(np.float32)
         return out

@@ -6,7 +6,7 @@ which rows are scored with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing, utils
 
-from models.intent.probes import HEADS, PRIORS, Probes, logit, sigmoid
 from models.exact import put, take
+from models.intent.probes import HEADS, PRIORS, Probes, logit, sigmoid
 from models.protocol import Float64, IntentSpec, Ints, Scores, SessionRuns, State
 
 _RATE = 0.15
@@ -28,7 +28,7 @@ _FARTHEST = 6.0  # standard deviations
 class _Regression(linear_model.LogisticRegression):
     """river's own, with a dot product that rounds the same way wherever its rows stand (BLAS does not)."""
 
-    def _raw_dot_many(self, X: Float64, cols: list[str]) -> Float64:  # noqa: N803
+    def _raw_dot_many(self, X: Float64, cols: Sequence[str]) -> Float64:  # noqa: N803
         out = np.full(len(X), self.intercept)
         for index, column in enumerate(cols):
             out += X[:, index] * self._weights[column]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.exact import SlotArrays, put, solve, take
+from models.exact import SlotArrays, products, put, solve, take
 from models.intent.probes import HEADS, PRIORS, Probes, Samples, logit, sigmoid
 from models.protocol import Float32, Float64, IntentSpec, Ints, Scores, SessionRuns, State
 
@@ -160,8 +160,8 @@ class RecurrentIntent:
         residual = np.rint((p - samples.label[head][rows]) * _GRID) / _GRID
         root = np.rint(x * np.sqrt(p * (1 - p))[:, None] * _GRID) / _GRID
         # Whole multiples of 2^-24 with sums far below 2^53 of them: exact in any order.
-        gradient = x.T @ residual
-        self._curvature[head] = self._curvature[head] * (1 - _FADE) ** len(rows) + root.T @ root
+        gradient = products(x, residual)
+        self._curvature[head] = self._curvature[head] * (1 - _FADE) ** len(rows) + products(root, root)
         matrix = self._curvature[head] + _RIDGE * np.eye(WIDTH + 1)
         step = solve(matrix, gradient)
         longest = float(np.abs(step).max())
