@@ -149,6 +149,7 @@ def ref_object(value: bytes | None, source: Source) -> dict[str, Any]:
         raise Bad("too_large")
     try:
         parsed = json.loads((value or b"").decode(), parse_constant=strict)
+        json.dumps(parsed, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):
         raise Bad("malformed") from None
     if not isinstance(parsed, dict):
