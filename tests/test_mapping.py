@@ -23,6 +23,7 @@ from stream.engine.columns import MICRO, MISSING, Decoded, Event, Rows
 from stream.engine.time import Zone
 from stream.mapping import Decoder, framing
 
+MANY = settings(max_examples=5 * settings().max_examples)
 ZONE = "Europe/London"
 STAMP_MS = int(datetime(2024, 5, 1, tzinfo=UTC).timestamp() * 1000)
 EVENTS = {"view": "view", "addtocart": "cart", "transaction": "purchase", "find": "search", "7": "remove", "ping": "other"}
@@ -322,7 +323,7 @@ def columns(rows: Rows) -> list[tuple[Any, ...]]:
     return list(zip(rows.offset.tolist(), rows.stamp_ms.tolist(), *numbers, strict=True))
 
 
-@settings(deadline=None, max_examples=300)
+@MANY
 @given(messages, st.sampled_from([1, 2, 512]))
 @example([GOOD, b'{"else":[1', b"2]}", GOOD + b",5," + GOOD, GOOD], 512)
 def test_a_batch_is_what_its_messages_are_one_by_one(values: list[bytes | None], together: int) -> None:
@@ -349,7 +350,6 @@ def test_a_batch_is_what_its_messages_are_one_by_one(values: list[bytes | None],
         assert one.dtype == np.int64
 
 
-@settings(deadline=None)
 @given(messages, st.data())
 def test_how_a_log_is_cut_into_batches_changes_nothing(values: list[bytes | None], data: st.DataObject) -> None:
     whole = decoder(CLICKS).decode(batch(values))
@@ -421,7 +421,7 @@ orders = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@MANY
 @given(st.lists(orders.map(lambda order: json.dumps(order).encode()), max_size=10))
 def test_orders_become_lines_and_one_bad_line_spoils_its_order(values: list[bytes]) -> None:
     decoded = decoder(ORDERS).decode(batch(list(values)))
@@ -595,7 +595,6 @@ def test_times(unit: str, number: Any, expected_ms: int) -> None:
     assert decoded.rows.time_ms.tolist() == [expected_ms]
 
 
-@settings(deadline=None)
 @given(st.lists(ats, max_size=30), st.sampled_from(["s", "ms", "us", "ns"]))
 def test_a_time_is_read_the_same_in_any_company(times: list[Any], unit: str) -> None:
     source = Source("r", "reviews", "r", {"time": "t", "item": "i"}, time_unit=unit)
@@ -620,7 +619,6 @@ def test_the_future_is_measured_by_the_messages_own_stamp() -> None:
     assert len(only(CLICKS, click, stamp_ms=-1).rows) == 1  # a message without a stamp
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(amounts, wrong), max_size=30))
 def test_money_is_rounded_once_and_right(prices: list[Any]) -> None:
     source = Source("offers", "offers", "offers", {"time": "t", "item": "i", "price": "p"})

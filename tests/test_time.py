@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.protocol import CALENDAR
@@ -66,7 +66,6 @@ def stamps(draw: st.DrawFn) -> tuple[str, list[int]]:
     return name, draw(st.lists(st.one_of(anywhere, around, exact), min_size=1, max_size=40))
 
 
-@settings(deadline=None)  # a zone's table is made once, and that once is slow
 @given(stamps())
 def test_conversions_are_those_of_zoneinfo(case: tuple[str, list[int]]) -> None:
     name, times = case
@@ -94,7 +93,6 @@ def test_an_hour_that_occurs_twice_is_its_first_and_one_that_does_not_keeps_the_
         assert Zone(name).to_utc_ms(middle).tolist() == [expected]
 
 
-@settings(deadline=None)
 @given(stamps(), st.sampled_from(list(SIZES)))
 def test_buckets_are_intervals_that_follow_one_another(case: tuple[str, list[int]], size: str) -> None:
     name, times = case
@@ -109,7 +107,6 @@ def test_buckets_are_intervals_that_follow_one_another(case: tuple[str, list[int
     assert grid.end(numbers).tolist() == [grid.end_of(number) for number in numbers.tolist()]
 
 
-@settings(deadline=None)
 @given(stamps())
 def test_days_and_weeks_are_local_dates(case: tuple[str, list[int]]) -> None:
     name, times = case
@@ -127,7 +124,6 @@ def test_days_and_weeks_are_local_dates(case: tuple[str, list[int]]) -> None:
         assert week == (monday - date(1969, 12, 29)).days // 7
 
 
-@settings(deadline=None)
 @given(stamps(), st.sampled_from(["1m", "5m", "15m", "1h"]))
 def test_minutes_and_hours_count_from_the_epoch(case: tuple[str, list[int]], size: str) -> None:
     name, times = case
@@ -148,7 +144,6 @@ def test_a_local_day_has_the_hours_that_the_clocks_give_it() -> None:
     assert hours("America/St_Johns", 2010, 11, 7) == 25
 
 
-@settings(deadline=None)
 @given(stamps(), st.sampled_from(list(SIZES)))
 def test_calendar_is_the_clock_and_the_date_at_the_start_of_the_bucket(case: tuple[str, list[int]], size: str) -> None:
     name, times = case
