@@ -595,7 +595,18 @@ def test_times(unit: str, number: Any, expected_ms: int) -> None:
     assert decoded.rows.time_ms.tolist() == [expected_ms]
 
 
+@MANY
 @given(st.lists(ats, max_size=30), st.sampled_from(["s", "ms", "us", "ns"]))
+@example(
+    [f"2019-{day} 00:00:00" for day in ("02-28", "02-29", "2a-01", "0:-01", "13-01", "00-01", "01-00", "04-31", "12-31")]
+    + ["2020-02-29 00:00:00"],
+    "ms",
+)
+@example(
+    [f"2019-10-01T{time}" for time in ("00:00:00+01:00", "00:00:00-01:00", "00:00:00 01:00", "24:00:00+01:00", "00:60:00+01:00")], "ms"
+)
+@example(["2019-10-01 00:00:00", "2019-10-01T00:00:00", "٢019-10-01 00:00:00", "0000-10-01 00:00:00"], "ms")
+@example(["1" * 20, "1500000000000", "1500000000", "+1500000000", "-1"], "ns")
 def test_a_time_is_read_the_same_in_any_company(times: list[Any], unit: str) -> None:
     source = Source("r", "reviews", "r", {"time": "t", "item": "i"}, time_unit=unit)
     decoded = decoder(source).decode(batch([json.dumps({"t": time, "i": 1}).encode() for time in times], stamp_ms=-1))
@@ -619,7 +630,13 @@ def test_the_future_is_measured_by_the_messages_own_stamp() -> None:
     assert len(only(CLICKS, click, stamp_ms=-1).rows) == 1  # a message without a stamp
 
 
+@MANY
 @given(st.lists(st.one_of(amounts, wrong), max_size=30))
+@example([519.8703555, 132.5438735, 128.3574565, 65.9577605])  # the product with a million lies on the wrong side of the tie
+@example(["519.8703555", "132.5438735", "0.0000005", "0.00000050000000000000000001"])
+@example(["1_0", "2"])
+@example(["nan", "2"])
+@example([100_000_000_000, 100_000_000_001, 2**64, -(2**64)])
 def test_money_is_rounded_once_and_right(prices: list[Any]) -> None:
     source = Source("offers", "offers", "offers", {"time": "t", "item": "i", "price": "p"})
     values: list[bytes | None] = [json.dumps({"t": 1_500_000_000_000, "i": 1, "p": price}).encode() for price in prices]
