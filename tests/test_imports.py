@@ -32,6 +32,7 @@ WALLS: dict[str, tuple[str, ...]] = {
     "torch": ("models",),
     "river": ("models",),
     "argparse": ("stream.cli",),
+    "rich": ("stream.cli",),
 }
 """One package, one place that knows it."""
 
