@@ -37,7 +37,8 @@ JUNK = (
     Junk("price_is_text", ("bad_value",)),
     Junk("time_is_text", ("bad_time",)),
     Junk("far_future", ("future", "bad_time")),
-    Junk("long_ago", ("too_late", "bad_time")),
+    Junk("in_1970", ("bad_time", "too_late")),
+    Junk("last_year", ("too_late",)),
 )
 """By the number in the `junk` columns."""
 
@@ -219,7 +220,9 @@ def _spoilt(value: bytes, how: str) -> bytes:
     elif how == "price_is_text":
         body[price] = "cheap"
     else:
-        body[time] = {"time_is_text": "yesterday", "far_future": body[time] + 40 * 365 * 86_400_000, "long_ago": 86_400_000}[how]
+        year = 365 * 86_400_000
+        moved = {"time_is_text": "yesterday", "far_future": body[time] + 40 * year, "in_1970": 86_400_000, "last_year": body[time] - year}
+        body[time] = moved[how]
     return json.dumps(body, separators=(",", ":")).encode()
 
 

@@ -19,7 +19,7 @@ from stream.simulate.spec import HOUR_MS, ShopSpec
 
 _JUNK_NAMES = [junk.name for junk in JUNK]
 _NEEDS_ITEM = [_JUNK_NAMES.index("item_is_object"), _JUNK_NAMES.index("price_is_text")]
-_LONG_AGO, _TRUNCATED = _JUNK_NAMES.index("long_ago"), _JUNK_NAMES.index("truncated")
+_LONG_AGO, _TRUNCATED = [_JUNK_NAMES.index("in_1970"), _JUNK_NAMES.index("last_year")], _JUNK_NAMES.index("truncated")
 _NO_ROWS = np.zeros(0, dtype=CLICK)
 
 
@@ -182,8 +182,8 @@ class Shop:
         if not spoilt.any():
             return rows
         bare = (rows["item"] < 0) & np.isin(how, _NEEDS_ITEM)
-        # A reader that knows no time yet could take 1970 for now; real ones appear later, too.
-        early = (how == _LONG_AGO) & (rows["arrival_ms"] < self.spec.start_ms + 60_000)
+        # A reader that knows no time yet could take long ago for now.
+        early = np.isin(how, _LONG_AGO) & (rows["arrival_ms"] < self.spec.start_ms + 60_000)
         how[bare | early] = _TRUNCATED
         copies = np.repeat(rows, 1 + spoilt)
         at = np.flatnonzero(spoilt)
