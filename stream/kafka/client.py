@@ -27,6 +27,8 @@ REQUEST_TIMEOUT_S = 10.0
 COMMITTED_TIMEOUT_S = 30.0
 """Longer than a dead member's open transaction can hide committed offsets."""
 PROBE_EVERY_S = 1.0
+HOLD = 2 * CHUNK
+"""Messages kept for a paused partition before librdkafka is told to stop."""
 
 
 class KafkaMember:
@@ -36,7 +38,7 @@ class KafkaMember:
         properties: librdkafka's, as the user gave them.
         group: the consumer group.
         transactional_id: its producer's; stable across restarts, and nobody else's.
-        instance_id: static membership (group.instance.id): a restart keeps its partitions; None: dynamic.
+        instance_id: static membership (group.instance.id): a restart keeps its partitions; None: dynamic, as always with "kip848".
         assignment: how the group shares partitions. "range" is the one that every broker knows.
         transaction_timeout_ms: after which the broker aborts what a dead member left open.
         start_timeout_s: seconds to wait for a broker's first answer.
@@ -60,12 +62,22 @@ class KafkaMember:
         self._properties = dict(properties)
         self._errors = Errors()
         self._group = group
+        if assignment == "kip848":
+            instance_id = None  # a killed member's name stays taken for its session's 45 s, and its restart ends in a fatal error
         self._static = instance_id is not None
         self._eager = assignment == "range"
         self._listener: Listener | None = None
         self._next: dict[Partition, int] = {}
         """What it owns, and the next offset of each: whatever comes from below was asked for in another life."""
         self._paused: set[Partition] = set()
+        self._stopped: set[Partition] = set()
+        """Those of the paused that librdkafka was told of."""
+        self._held: dict[Partition, list[Any]] = {}
+        """What came for a paused partition before librdkafka was told."""
+        self._ready: dict[Partition, list[Any]] = {}
+        """What was held for a partition that goes on: the next fetch begins with it."""
+        self._held_ends: dict[Partition, int] = {}
+        self._told_ends: dict[Partition, int] = {}
         self._touched: set[Partition] = set()
         """Given or taken since the running fetch began."""
         self._said_down = False
@@ -97,11 +109,11 @@ class KafkaMember:
         self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def fetch(self, max_messages: int, timeout_s: float) -> Fetched:
-        found: dict[Partition, list[Any]] = {}
-        ends: dict[Partition, int] = {}
         self._touched.clear()
-        deadline = time.monotonic() + timeout_s
-        left = max_messages
+        found = self._take_ready(max_messages)
+        left = max_messages - sum(map(len, found.values()))
+        ends = {p: self._held_ends.pop(p) for p in list(self._held_ends) if p not in self._paused and p not in self._ready}
+        deadline = time.monotonic() + (0.0 if found or ends else timeout_s)
         while left > 0:
             most = min(left, CHUNK)
             messages = self._consumer.consume(most, max(0.0, deadline - time.monotonic()))
@@ -118,6 +130,8 @@ class KafkaMember:
             start = self._next.get(partition)
             if start is None or partition in self._paused:
                 del found[partition]
+                if start is not None and partition not in self._stopped:
+                    self._hold(partition, raw)
                 continue
             if raw[0].offset() < start:
                 raw = found[partition] = cut_before(raw, start)
@@ -127,8 +141,10 @@ class KafkaMember:
         reached: dict[Partition, int] = {}
         for partition, end in ends.items():
             # An end with messages after it in the same fetch is one no more.
-            if partition not in self._paused and end >= self._next.get(partition, end + 1):
-                reached[partition] = self._next[partition] = end
+            if partition in self._paused or partition in self._ready:
+                self._held_ends[partition] = end
+            elif end >= self._next.get(partition, end + 1):
+                reached[partition] = self._next[partition] = self._told_ends[partition] = end
         if found or reached:
             self._answered()
         elif self._errors.down:
@@ -136,20 +152,34 @@ class KafkaMember:
         return Fetched(list(batches(found)), reached)
 
     def pause(self, partitions: Sequence[Partition]) -> None:
-        mine = [p for p in partitions if p in self._next and p not in self._paused]
-        if mine:
-            self._paused.update(mine)
-            self._consumer.pause([TopicPartition(p.topic, p.partition) for p in mine])
+        # librdkafka drops all it has fetched ahead for a partition that it pauses: a loop that pauses and resumes one at every
+        # fetch ran at 0.27 M messages/s instead of 1.4 M. So what comes is held back here, and only a long pause is told.
+        for partition in partitions:
+            if partition in self._next and partition not in self._paused:
+                self._paused.add(partition)
+                self._held[partition] = self._ready.pop(partition, [])
 
     def resume_at(self, positions: Mapping[Partition, int]) -> None:
-        mine = {p: offset for p, offset in positions.items() if p in self._next}
-        for partition, offset in mine.items():
-            self._seek(partition, offset)
+        for partition, offset in positions.items():
+            if partition not in self._next:
+                continue
+            held = self._held.pop(partition, None) or self._ready.pop(partition, [])
+            stopped = partition in self._stopped
+            if (held or not stopped) and self._next[partition] <= offset <= (end := _end(held, self._next[partition])):
+                if stopped:
+                    self._seek(partition, end)
+                if left := cut_before(held, offset):
+                    self._ready[partition] = left
+                elif offset == self._told_ends.get(partition):
+                    self._held_ends[partition] = offset  # without a seek nobody would say again that this is the end
+            else:
+                self._held_ends.pop(partition, None)
+                self._seek(partition, offset)
             self._next[partition] = offset
-        paused = [p for p in mine if p in self._paused]
-        if paused:
-            self._consumer.resume([TopicPartition(p.topic, p.partition) for p in paused])
-            self._paused.difference_update(paused)
+            self._paused.discard(partition)
+            if stopped:
+                self._stopped.discard(partition)
+                self._consumer.resume([TopicPartition(*partition)])
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         return partition_counts(reach(self._consumer, self._errors, self._properties), topics, self._properties)
@@ -219,9 +249,10 @@ class KafkaMember:
             consumer.assign(given)
         else:
             consumer.incremental_assign(given)
-        self._paused.difference_update(partitions)
+        self._forget(partitions)
         if waiting:
             self._paused.update(waiting)
+            self._stopped.update(waiting)
             consumer.pause([TopicPartition(p.topic, p.partition) for p in waiting])
 
     def _on_revoke(self, consumer: Any, places: list[Any]) -> None:
@@ -242,7 +273,7 @@ class KafkaMember:
             self._touched.update(partitions)
             for partition in partitions:
                 del self._next[partition]
-            self._paused.difference_update(partitions)
+            self._forget(partitions)
             if self._eager:
                 consumer.unassign()
             else:
@@ -255,7 +286,7 @@ class KafkaMember:
         if code == KafkaError._PARTITION_EOF:
             ends[partition] = event.offset()
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            if partition in self._next and partition not in self._paused:
+            if partition in self._next and partition not in self._stopped:
                 self._check_next(partition)
         elif error.fatal() or not (error.retriable() or is_away(error) or code == KafkaError._MAX_POLL_EXCEEDED):
             raise translated(error, self._properties, f"reading as a member of group '{self._group}'")
@@ -264,10 +295,39 @@ class KafkaMember:
         elif code == KafkaError._ALL_BROKERS_DOWN:
             self._errors.down = True
 
+    def _take_ready(self, most: int) -> dict[Partition, list[Any]]:
+        """Up to so many of the messages that were held for partitions that go on."""
+        found: dict[Partition, list[Any]] = {}
+        for partition, raw in list(self._ready.items()):
+            if most <= 0:
+                break
+            found[partition] = raw[:most]
+            if len(raw) > most:
+                self._ready[partition] = raw[most:]
+            else:
+                del self._ready[partition]
+            most -= len(found[partition])
+        return found
+
+    def _hold(self, partition: Partition, raw: list[Any]) -> None:
+        """Keeps what came for a paused partition; when that is much, librdkafka is told to stop."""
+        held = self._held.setdefault(partition, [])
+        held += cut_before(raw, _end(held, self._next[partition]))
+        if len(held) >= HOLD:
+            self._stopped.add(partition)
+            self._consumer.pause([TopicPartition(*partition)])
+
+    def _forget(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            self._paused.discard(partition)
+            self._stopped.discard(partition)
+            for kept in (self._held, self._ready, self._held_ends, self._told_ends):
+                kept.pop(partition, None)
+
     def _check_next(self, partition: Partition) -> None:
         """Raises OffsetGone if the partition does not hold the next offset; an error event may be of an earlier life."""
         low, high = reader.span_of(self._consumer, partition, self._properties)
-        offset = self._next[partition]
+        offset = _end(self._held.get(partition) or self._ready.get(partition) or [], self._next[partition])
         if not low <= offset <= high:
             where = f"{partition.topic}[{partition.partition}]"
             raise OffsetGone(
@@ -310,3 +370,8 @@ class KafkaMember:
         if self._said_down:
             self._said_down = False
             log.warning("Kafka at %s is back", servers(self._properties))
+
+
+def _end(raw: list[Any], otherwise: int) -> int:
+    """One past the last of these messages."""
+    return raw[-1].offset() + 1 if raw else otherwise

@@ -193,7 +193,7 @@ class MemoryMember:
         return {topic: len(self.log.topics[topic]) for topic in topics}
 
     def spans(self, partitions: Sequence[Partition]) -> dict[Partition, Span]:
-        return {p: Span(self.log.at(p).start, self.log.at(p).end) for p in partitions}
+        return {p: Span(self.log.at(p).start, self.log.at(p).stable) for p in partitions}
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Position | None]:
         wanted = set(partitions)

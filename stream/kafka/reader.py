@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
-from stream.kafka.connect import Errors, log, partition_counts, reach, reason, servers, settings, translated
+from stream.kafka.connect import START_TIMEOUT_S, Errors, log, partition_counts, reach, reason, servers, settings, translated
 from stream.kafka.fetching import CHUNK, KafkaMessages, batches, split
 from stream.kafka.log import Fetched, OffsetGone, Partition, Unreachable
 
@@ -149,6 +149,7 @@ class Tail:
         properties: librdkafka's.
         topics: their names.
         from_start: False: only what comes from now on.
+        start_timeout_s: seconds to wait for a broker's first answer.
 
     Raises:
         TopicMissing: a topic does not exist.
@@ -156,12 +157,14 @@ class Tail:
         AccessDenied: the credentials were refused.
     """
 
-    def __init__(self, properties: Mapping[str, Any], topics: Sequence[str], from_start: bool = True) -> None:
+    def __init__(
+        self, properties: Mapping[str, Any], topics: Sequence[str], from_start: bool = True, start_timeout_s: float = START_TIMEOUT_S
+    ) -> None:
         self._properties = dict(properties)
         self._errors = Errors()
         self._consumer = open_consumer(properties, self._errors, {}, {"group.id": "nowcart.reader"})
         try:
-            counts = partition_counts(reach(self._consumer, self._errors, properties), topics, properties)
+            counts = partition_counts(reach(self._consumer, self._errors, properties, start_timeout_s), topics, properties)
             self.partitions = [Partition(topic, number) for topic, count in counts.items() for number in range(count)]
             offset = OFFSET_BEGINNING
             starts = dict.fromkeys(self.partitions, offset)

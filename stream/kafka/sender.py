@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from stream.kafka.connect import Errors, reach, reason, servers, settings_producer, translated
+from stream.kafka.connect import START_TIMEOUT_S, Errors, reach, reason, servers, settings_producer, translated
 from stream.kafka.log import Unreachable
 
 if TYPE_CHECKING:
@@ -23,13 +23,14 @@ class Sender:
 
     Args:
         properties: librdkafka's.
+        start_timeout_s: seconds to wait for a broker's first answer.
 
     Raises:
         Unreachable: no broker answered.
         AccessDenied: the credentials were refused.
     """
 
-    def __init__(self, properties: Mapping[str, Any]) -> None:
+    def __init__(self, properties: Mapping[str, Any], start_timeout_s: float = START_TIMEOUT_S) -> None:
         self._properties = dict(properties)
         self._errors = Errors()
         self._failed: KafkaError | None = None
@@ -39,7 +40,7 @@ class Sender:
             self._producer = Producer(settings_producer(properties, self._errors, defaults, required))
         except KafkaException as caught:
             raise translated(reason(caught), properties, "reading [kafka]") from None
-        reach(self._producer, self._errors, properties)
+        reach(self._producer, self._errors, properties, start_timeout_s)
 
     def send(
         self,

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from confluent_kafka import Producer
 
 from stream.kafka.admin import Admin, Topic
 from stream.kafka.client import KafkaMember
 from stream.kafka.embedded import EmbeddedBroker
-from stream.kafka.log import Partition
-from stream.kafka.memory import MemoryLog, MemoryMember
+from stream.kafka.log import Partition, Records
+from stream.kafka.memory import Crash, MemoryLog, MemoryMember
 from stream.kafka.sender import Sender
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ class Cluster:
     def delete_records(self, partition: Partition, before: int) -> None:
         raise NotImplementedError
 
+    def open_transaction(self, topic: str, value: bytes) -> Callable[[], None]:
+        """Leaves a record in partition 0 that is neither committed nor aborted; what it returns aborts it."""
+        raise NotImplementedError
+
     def member(self, group: str, name: str = "", **options: Any) -> Member:
         member = self._member(group, name or unique("member"), **options)
         self._open.append(member)
@@ -158,6 +163,17 @@ class MemoryCluster(Cluster):
     def delete_records(self, partition: Partition, before: int) -> None:
         self.log.delete_records(partition, before)
 
+    def open_transaction(self, topic: str, value: bytes) -> Callable[[], None]:
+        class CrashAtCommit:
+            def on(self, member: MemoryMember, step: str) -> None:
+                if step == "commit":
+                    raise Crash
+
+        name = unique("open")
+        with pytest.raises(Crash):
+            MemoryMember(self.log, name, name, faults=CrashAtCommit()).transact([Records(topic, [None], [value], 0)], {})
+        return lambda: self.log.expire(name)
+
     def _member(self, group: str, name: str, **options: Any) -> Member:
         return MemoryMember(self.log, group, name, **options)
 
@@ -182,6 +198,14 @@ class BrokerCluster(Cluster):
 
     def delete_records(self, partition: Partition, before: int) -> None:
         self.admin.delete_records({partition: before})
+
+    def open_transaction(self, topic: str, value: bytes) -> Callable[[], None]:
+        producer = Producer({**self.properties, "transactional.id": unique("open")})
+        producer.init_transactions(PATIENCE_S)
+        producer.begin_transaction()
+        producer.produce(topic, value, partition=0)
+        assert producer.flush(PATIENCE_S) == 0
+        return lambda: producer.abort_transaction(PATIENCE_S)
 
     def _member(self, group: str, name: str, **options: Any) -> Member:
         return KafkaMember(self.properties, group, name, **options)

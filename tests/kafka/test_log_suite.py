@@ -240,6 +240,61 @@ def test_a_paused_partition_brings_nothing_and_resumes_at_the_offset(cluster: Cl
     member.resume_at({Partition(unique("topic"), 0): 3})
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_however_partitions_are_paused_and_rewound_nothing_is_skipped_or_twice(cluster: Cluster, seed: int) -> None:
+    rng = random.Random(seed)
+    topic, count = cluster.create(2), 20_000  # more than a client keeps for a paused partition
+    partitions = [Partition(topic, 0), Partition(topic, 1)]
+    for partition in partitions:
+        cluster.send(topic, [b"%d" % i for i in range(count)], partition=partition.partition)
+    member = cluster.member(unique("group"))
+    reading = Reading(member, [topic])
+    until(lambda: len(reading.told.owned) == 2, reading)
+    due = {p: (offsets[-1] + 1 if (offsets := reading.offsets(p)) else 0) for p in partitions}
+    paused: set[Partition] = set()
+    rewinds = 12
+    for _ in range(3000):
+        for partition in partitions:
+            chance = rng.random()
+            if partition in paused and chance < 0.4:
+                if rewinds and rng.random() < 0.3:
+                    rewinds -= 1
+                    due[partition] = rng.randrange(max(0, due[partition] - 9000), min(count, due[partition] + 9000))
+                member.resume_at({partition: due[partition]})
+                paused.discard(partition)
+            elif partition not in paused and chance < 0.3:
+                member.pause([partition])
+                paused.add(partition)
+        for batch in member.fetch(rng.choice((1, 50, 3000, 9000)), rng.choice((0, 0.01))).batches:
+            assert batch.partition not in paused
+            assert batch.offsets == list(range(due[batch.partition], due[batch.partition] + len(batch)))
+            assert batch.values == [b"%d" % i for i in batch.offsets]
+            due[batch.partition] += len(batch)
+        if not rewinds and all(offset == count for offset in due.values()):
+            break
+    member.resume_at({p: due[p] for p in paused})
+    reading.forget()
+    until(lambda: all(due[p] + len(reading.offsets(p)) == count for p in partitions), reading)
+    for partition in partitions:
+        assert reading.offsets(partition) == list(range(due[partition], count))
+
+
+def test_an_open_transaction_hides_all_that_comes_after_it(cluster: Cluster) -> None:
+    where = Partition(cluster.create(1), 0)
+    cluster.send(where.topic, [b"a"])
+    finish = cluster.open_transaction(where.topic, b"open")
+    cluster.send(where.topic, [b"b"])
+    reading = Reading(cluster.member(unique("group")), [where.topic])
+    until(lambda: where in reading.ends, reading)
+    assert reading.values == [b"a"]
+    assert reading.ends == {where: 1}
+    assert reading.member.spans([where])[where] == (0, 1)
+    finish()
+    until(lambda: reading.ends[where] == 4, reading)
+    assert reading.values == [b"a", b"b"]
+    assert reading.member.spans([where])[where] == (0, 4)
+
+
 def test_a_second_member_takes_half_and_gives_it_back(cluster: Cluster) -> None:
     topic, out, group = cluster.create(4), cluster.create(1), unique("group")
     everything = {Partition(topic, n) for n in range(4)}
