@@ -20,14 +20,15 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from stream.engine.columns import MISSING, Event, Ints, Rows
+from stream.engine.columns import MICRO, MISSING, Event, Ints, Rows
 
 VERSION = 1
 MAX_BLOCK_BYTES = 512 * 1024
 _ROW_BYTES = 72
 
-SUMS = ("views", "carts", "lines", "units", "returns", "revenue")
-"""Columns that add up: counts, and micro-units of quantity (units, returns) and money (revenue)."""
+SUMS = ("views", "carts", "lines", "fractions", "units", "returns", "revenue")
+"""Columns that add up: counts (fractions: order lines of a broken quantity), and micro-units of quantity (units, returns) and money
+(revenue). Whether a demand is whole is told by a count, because a sum of halves may be whole or not depending on what it sums."""
 PRICE = ("price", "price_ms", "price_offset")
 """The last price of the bucket, and when and where it was seen: the largest (time, source partition, offset) wins."""
 
@@ -149,6 +150,7 @@ def clickstream_sums(rows: Rows, with_purchases: bool) -> dict[str, Ints]:
         assert rows.quantity is not None
         sums["lines"] = bought.astype(np.int64)
         sums["units"] = np.where(bought, rows.quantity, 0)
+        sums["fractions"] = (bought & (rows.quantity % MICRO != 0)).astype(np.int64)
         sums["revenue"] = np.where(bought, _revenue(rows), 0)
     return sums
 
@@ -166,6 +168,7 @@ def order_sums(rows: Rows) -> dict[str, Ints]:
     return {
         "lines": (~back).astype(np.int64),
         "units": np.where(back, 0, rows.quantity),
+        "fractions": (~back & (rows.quantity % MICRO != 0)).astype(np.int64),
         "returns": np.where(back, np.abs(rows.quantity), 0),
         "revenue": np.where(back, 0, _revenue(rows)),
     }

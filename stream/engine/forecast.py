@@ -16,7 +16,7 @@ from models.demand.forecaster import DemandForecaster
 from models.device import pick
 from models.protocol import DemandSpec, Panel
 from stream.engine.activity import SUMS, Agreement, Block, Segment, Source, column, merge, stamp_source
-from stream.engine.columns import MICRO, Bools, DemandColumns, ForecastColumns, Ints, SpikeColumns
+from stream.engine.columns import Bools, DemandColumns, ForecastColumns, Ints, SpikeColumns
 from stream.engine.spikes import SpikeDetector
 from stream.engine.time import Grid, Zone, calendar
 from stream.engine.windows import CHANNELS, Windows
@@ -285,8 +285,7 @@ class ForecastShard:
         rows = _Epoch(np.concatenate(slots), np.concatenate(grains))
         rows.columns = {name: np.concatenate(parts) for name, parts in columns.items()}
         np.maximum.at(self.seen_ms, rows.slots, rows.grain_ms + grain_ms)
-        fraction = (rows.columns["units"] % MICRO) != 0
-        self.whole[rows.slots[fraction]] = False
+        self.whole[rows.slots[rows.columns["fractions"] > 0]] = False
         if new:
             fresh = np.unique(rows.slots[np.isin(rows.slots, [self.index[name] for name in new])])
             for resolution in self.resolutions:

@@ -51,7 +51,7 @@ def resolution(bucket: Bucket, config: Config) -> ResolutionSpec:
         levels=demand.quantiles,
         totals=tuple(steps for steps in demand.totals if steps <= bucket.horizon),
         probes=probes(bucket.horizon),
-        river_items=config.models.river_items,
+        river_items=-(-config.models.river_items // config.activity.partitions),
         experts=tuple(name for name in DemandSpec.__dataclass_fields__["experts"].default if name in DEMAND),
     )
     longest = max(bucket.seasons, default=0)

@@ -163,12 +163,9 @@ class IngestWork:
         if not self.quiet:
             for bad in taken.rejected:
                 self.stage.observer.dead_letter(source, bad.reason, 1)
-        if taken.rejected:
-            yield self._dead_letters(taken.rejected, taken.bytes_of)
-        if rows is None or not len(rows):
-            return
-        done = self.engine.step(rows)
+        done = Ingested(blocks=[]) if rows is None else self.engine.step(rows)
         self._count(done)
+        done.rejected = sorted([*taken.rejected, *done.rejected], key=lambda bad: bad.offset)
         yield from self._publish(done, taken.bytes_of)
 
     def _count(self, done: Ingested) -> None:
@@ -179,6 +176,7 @@ class IngestWork:
             observer.late(source, "corrected", done.late_corrected)
         if done.late_dropped:
             observer.late(source, "dropped", done.late_dropped)
+        if done.rejected:
             observer.dead_letter(source, "too_late", len(done.rejected))
 
     def _publish(self, done: Ingested, bytes_of: Mapping[int, tuple[bytes | None, bytes | None]]) -> Iterator[list[Records]]:
