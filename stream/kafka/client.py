@@ -123,8 +123,9 @@ class KafkaMember:
             if len(messages) < most or self._touched:
                 break
         for partition in self._touched:  # what was read before it was given or taken may be mixed with what came after
-            ends.pop(partition, None)
-            if found.pop(partition, None) and partition in self._next and partition not in self._paused:
+            came = ends.pop(partition, None) is not None
+            came |= bool(found.pop(partition, None))
+            if came and partition in self._next and partition not in self._paused:
                 self._seek(partition, self._next[partition])
         for partition, raw in list(found.items()):
             start = self._next.get(partition)
