@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from models.protocol import DemandSpec
-from models.registry import DEMAND
 from stream.config import Bucket, Config, UserError
 from stream.engine.activity import Block, BlockError, decode_block
 from stream.engine.columns import DemandColumns, SpikeColumns
@@ -52,7 +51,6 @@ def resolution(bucket: Bucket, config: Config) -> ResolutionSpec:
         totals=tuple(steps for steps in demand.totals if steps <= bucket.horizon),
         probes=probes(bucket.horizon),
         river_items=-(-config.models.river_items // config.activity.partitions),
-        experts=tuple(name for name in DemandSpec.__dataclass_fields__["experts"].default if name in DEMAND),
     )
     longest = max(bucket.seasons, default=0)
     return ResolutionSpec(spec, bucket.history or max(2 * longest, 2 * bucket.horizon, 28))

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from models.device import pick
 from models.intent.scorer import IntentScorer
 from models.protocol import IntentSpec
 from stream.config import Config, Source
@@ -269,7 +270,7 @@ class IngestStage:
         )
         book = None
         if source.kind == "clickstream":
-            scorer = IntentScorer(IntentSpec(features=FEATURES), self.config.device.name)
+            scorer = IntentScorer(IntentSpec(features=FEATURES), pick(self.config.device.name))
             self.observer.model("intent", scorer.version, self.config.device.name)
             session = SessionSpec(
                 gap_ms=intent.session_gap_ms,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +32,7 @@ class Report:
         self.lateness: dict[str, Counter[str]] = {}
         self.records: Counter[str] = Counter()
         self.commits: Counter[str] = Counter()
-        self.seconds: Counter[tuple[str, str]] = Counter()
+        self.seconds: dict[tuple[str, str], float] = defaultdict(float)
         self.restores = 0
         self.sessions = 0
         self.items = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from stream.engine.columns import MICRO, MISSING, Event, Rows
 class CountingScorer:
     """P(purchase) climbs with the session's events and with what earlier sessions taught; exact in float32."""
 
-    name = "counting"
+    name: ClassVar[str] = "counting"
 
     def __init__(self) -> None:
         self.settled: list[tuple[int, int]] = []

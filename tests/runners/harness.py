@@ -41,7 +41,11 @@ CONFIG = {
             "fields": {"time": "at", "item": "sku", "quantity": "n"},
         },
     },
-    "demand": {"totals": [2], "quantiles": [0.1, 0.5, 0.9], "buckets": [{"size": "15m", "horizon": 4, "seasons": [4]}, {"size": "1d", "horizon": 2}]},
+    "demand": {
+        "totals": [2],
+        "quantiles": [0.1, 0.5, 0.9],
+        "buckets": [{"size": "15m", "horizon": 4, "seasons": [4]}, {"size": "1d", "horizon": 2}],
+    },
     "models": {"river_items": 2},
     "activity": {"partitions": 2},
     "output": {"partitions": 2},
@@ -112,17 +116,23 @@ def messages(seed: int, count: int = 300) -> dict[str, list[tuple[str, bytes]]]:
         session = f"s{chance.randrange(12)}-{i // 60}"
         event = chance.choices(["view", "cart", "buy", "scroll"], [8, 2, 1, 1])[0]
         click = {"t": at, "e": event, "s": session, "i": f"item{chance.randrange(5)}", "p": chance.choice([1.5, "2.25", None])}
-        value = json.dumps(click).encode() if chance.random() > 0.03 else chance.choice([b"{", b"", b'{"t": 1}', b'{"t":"x","e":"view","s":"a","i":"b"}'])
+        value = (
+            json.dumps(click).encode()
+            if chance.random() > 0.03
+            else chance.choice([b"{", b"", b'{"t": 1}', b'{"t":"x","e":"view","s":"a","i":"b"}'])
+        )
         clicks.append((session, value))
         if chance.random() < 0.5:
-            orders.append((f"o{i}", json.dumps({"at": at, "sku": f"item{chance.randrange(6)}", "n": chance.choice([1, 2, -1, 0.5])}).encode()))
+            orders.append(
+                (f"o{i}", json.dumps({"at": at, "sku": f"item{chance.randrange(6)}", "n": chance.choice([1, 2, -1, 0.5])}).encode())
+            )
     return {"shop.events": clicks, "shop.orders": orders}
 
 
 def filled_log(shop: Mapping[str, list[tuple[str, bytes]]], partitions: int, config: Config) -> MemoryLog:
     """A log with the shop's messages in it, keyed, and empty output topics."""
     prefix = config.output.prefix
-    log = MemoryLog({topic: partitions for topic in shop})
+    log = MemoryLog(dict.fromkeys(shop, partitions))
     log.create(f"{prefix}activity", config.activity.partitions)
     for name in ("intent", "demand", "spikes"):
         log.create(prefix + name, config.output.partitions)
@@ -169,7 +179,7 @@ class World:
                 self.loops[f"{stage}-{i}"] = self._start(f"{stage}-{i}")
 
     def _start(self, name: str) -> Loop:
-        stage = name.split("-")[0]
+        stage = name.split("-", maxsplit=1)[0]
         prefix = self.config.output.prefix
         cut = random_cuts(self.chance.randrange(1 << 30)) if self.chance.random() < 0.8 else everything()
         member = MemoryMember(self.log, prefix + stage, prefix + name, instance_id=name, faults=self.faults(name), cut=cut)
