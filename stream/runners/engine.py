@@ -97,7 +97,7 @@ class Engine:
             loop = self._loop(stage, partitions)
             self.loops[stage] = loop
             loop.run(halt)
-        except BaseException as failure:  # noqa: BLE001 - carried to the main thread
+        except BaseException as failure:
             logger.debug("%s failed", stage, exc_info=True)
             if self._failure is None:
                 self._failure = failure

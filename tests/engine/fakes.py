@@ -50,6 +50,6 @@ def click_rows(events: Sequence[tuple[int, str, Event, str]], first_offset: int 
         session=[e[1] for e in events],
         user=["u" + e[1] for e in events],
         item=[e[3] for e in events],
-        price=np.where(np.arange(n) % 3 == 0, MISSING, 5 * MICRO),
+        price=np.where(np.arange(first_offset, first_offset + n) % 3 == 0, MISSING, 5 * MICRO),
         quantity=np.full(n, MICRO, np.int64),
     )

@@ -211,7 +211,7 @@ def test_events_of_the_clickstream_are_counted_apart() -> None:
     done = shard.step(
         click_rows([(BASE + i, "s", kind, "x") for i, kind in enumerate([Event.VIEW, Event.VIEW, Event.CART, Event.PURCHASE])])
     )
-    blocks = [b for part in done.blocks for b in part] + [b for b in shard.finish().blocks[0]]
+    blocks = [b for part in done.blocks for b in part] + list(shard.finish().blocks[0])
     end = Block(1, "end", Source("clicks", 0), max_ms=BASE + HOUR)
     found = [
         r
