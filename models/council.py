@@ -19,7 +19,7 @@ _BORROWED = 30.0  # scored items that the pooled weights are worth to a class
 _CALIBRATION_MEMORY = 0.97
 _CALIBRATION_GAIN = 0.06
 _CALIBRATION_ITEMS = 50.0
-_WIDEST = np.log(16.0)
+_WIDEST = np.log(6.0)
 
 
 class Council:
@@ -130,10 +130,9 @@ class Calibration:
         self._within: Float64 = np.zeros((groups, classes, len(levels)))
         self._items: Float64 = np.zeros((groups, classes))
         self._log: Float64 = np.zeros((groups, classes))
-        # How strongly a level's error speaks about width: not at all at the median.
-        self._side = np.where(self.levels > 0.5, 1.0, -1.0) * (np.abs(self.levels - 0.5) > 0.2) / np.sqrt(self.levels * (1 - self.levels))
+        self._noise = np.sqrt(self.levels * (1 - self.levels))
 
-    def update(self, group: int, below: Float64, within: Float64, items: Float64) -> None:
+    def update(self, group: int, below: Float64, within: Float64, items: Float64, rises: Float64) -> None:
         """Takes how often the levels were kept at a tick.
 
         Args:
@@ -141,6 +140,8 @@ class Calibration:
             below: float64[classes, levels], items with y < q.
             within: float64[classes, levels], items with y <= q.
             items: float64[classes].
+            rises: float64[classes, levels], in -1 … 1, how the class's quantiles move when the dispersion grows. Not simply up above the
+                median: the wider a distribution of rare demand, the more of it is zero, and its 90 % quantile falls.
         """
         scored = items > 0
         fade = np.where(scored, _CALIBRATION_MEMORY, 1.0)
@@ -152,8 +153,8 @@ class Calibration:
         # Positive: the quantile stands too low.
         error = np.maximum(self.levels - high, 0.0) - np.maximum(low - self.levels, 0.0)
         pull = np.zeros(len(n))
-        for level, side in enumerate(self._side):
-            pull += error[:, level] * side
+        for level, noise in enumerate(self._noise):
+            pull += error[:, level] * rises[:, level] / noise
         trust = self._items[group] / (self._items[group] + _CALIBRATION_ITEMS)
         moved = self._log[group] + np.where(scored, _CALIBRATION_GAIN * trust * np.clip(pull, -1.0, 1.0), 0.0)
         self._log[group] = np.clip(moved, -_WIDEST, _WIDEST)

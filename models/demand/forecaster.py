@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from models.council import Calibration, Council
 from models.counts import MAX_DISPERSION, counts, finish, upper_tail, zero_probability
 from models.demand.expert import Expert
-from models.demand.pending import Float16, Pending, relative
-from models.demand.window import CLASSES, Window, classify
+from models.demand.pending import Due, Float16, Pending, relative
+from models.demand.window import CLASSES, VELOCITY_EDGES, Window, classify
 from models.exact import SlotArrays, pooled, put, take
 from models.protocol import DemandSpec, Float32, Float64, Ints, Panel, State
 from models.registry import DEMAND
@@ -29,7 +29,7 @@ _EXPERT_LEVELS = (0.1, 0.5, 0.9)
 _CHUNK = 4096
 _SMALLEST_SCALE = np.float32(0.02)
 _LARGEST_MEAN = np.float32(1e12)
-_RATE_GAIN = np.float32(0.03)
+_RATE_GAIN = np.float32(0.02)
 _ERROR_MEMORY = 0.99
 
 
@@ -348,13 +348,14 @@ class DemandForecaster:
         losses = np.zeros((2 * CLASSES, experts))
         size = float(y.astype(np.float64).cumsum()[-1])  # cumsum goes one by one
         known = due.classes >= CLASSES
+        size_of = self._loss_scale(window.slots[due.rows], due.classes)
         self._errors[group] *= _ERROR_MEMORY
         for e, expert in enumerate(self.experts):
             loss = np.zeros(len(y), np.float32)
             for level, p in enumerate(_EXPERT_LEVELS):
                 over = y - due.values[len(_EXPERT_LEVELS) * e + level]
                 loss += np.maximum(np.float32(p) * over, np.float32(p - 1) * over)
-            losses[:, e] = pooled(due.classes, np.minimum(loss / due.scale, np.float32(20)), 2 * CLASSES)
+            losses[:, e] = pooled(due.classes, np.minimum(loss / size_of, np.float32(300)), 2 * CLASSES)
             error = np.abs(y - due.values[len(_EXPERT_LEVELS) * e + 1]).astype(np.float64)
             mine = known if expert.partial else slice(None)
             self._errors[group, e] += _total(error[mine]), _total(y[mine].astype(np.float64))
@@ -367,7 +368,30 @@ class DemandForecaster:
             within[:, level] = np.bincount(due.classes[y <= q], minlength=2 * CLASSES)
             if p == 0.5:
                 self._errors[group, -1] += _total(np.abs(y - q).astype(np.float64)), size
-        self._calibration.update(group, below, within, items)
+        self._calibration.update(group, below, within, items, self._rises(group, due, items))
+
+    def _loss_scale(self, slots: Ints, classes: Ints) -> Float32:
+        """float32[m], what losses are divided by: the class's upper edge, the item's own rate where a class has none.
+
+        Not the forecast, and not a quick rate: where those are low by chance, every expert that says more would look bad.
+        """
+        rate = np.nan_to_num(self._slots.f32("rate")[slots])
+        edges = np.append(VELOCITY_EDGES, [VELOCITY_EDGES[-1], np.float32(1e-3)]).astype(np.float32)
+        kind = classes % CLASSES
+        return np.where(kind < len(VELOCITY_EDGES), edges[kind], np.maximum(rate, edges[kind])).astype(np.float32)
+
+    def _rises(self, group: int, due: Due, items: Float64) -> Float64:
+        """float64[classes, levels], how a typical item's quantiles move with the dispersion, at most 1 either way."""
+        n = np.maximum(items, 1.0)
+        mean = (pooled(due.classes, np.minimum(due.scale, np.float32(1e3)), 2 * CLASSES) / n).astype(np.float32)
+        spread = (pooled(due.classes, due.spread, 2 * CLASSES) / n).astype(np.float32) * self._calibration.factors()[group]
+        whole = np.arange(2 * CLASSES) % CLASSES != CLASSES - 1
+        one = np.ones((1, 2 * CLASSES), np.float32)
+        wide, narrow = (
+            self._counts.mix(mean[None], np.minimum(spread * np.float32(factor), np.float32(MAX_DISPERSION))[None], one, whole)
+            for factor in (1.2, 1 / 1.2)
+        )
+        return np.asarray(np.clip((wide - narrow) / (0.02 + 0.04 * mean[:, None]), -1.0, 1.0), dtype=np.float64)
 
     def _score_total(self, index: int, steps: int, window: Window) -> None:
         due = self._pending.due(window.slots, window.closed, steps, "total")

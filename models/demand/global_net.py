@@ -30,7 +30,7 @@ _LARGEST = np.float32(10)  # times the level
 _GRID = 2.0**10  # features in sums are multiples of 1/1024, so that BLAS adds them exactly in any order
 _ROWS = 4096  # learnt from at a tick and probe
 _MEMORY = 0.99
-_RIDGE = 30.0
+_RIDGE = 300.0
 
 
 class GlobalNet(Expert):
@@ -113,7 +113,7 @@ class GlobalNet(Expert):
             for index in range(len(CALENDAR)):
                 calendar += weight[at + index] * window.panel.steps[step + 1, index]
             total += calendar
-            out[:, step] = np.clip(total, np.float32(0), _LARGEST) * level
+            out[:, step] = np.clip(total, np.float32(0), _LARGEST) * scale
         return out
 
     def adapt(self, window: Window) -> None:
@@ -137,7 +137,8 @@ class GlobalNet(Expert):
                 x[:, 3 + index] = np.minimum(part.row(part.closed + lag) / scale, _LARGEST)
             x[:, at : at + len(CALENDAR)] = window.panel.steps[0]
             x[:, at + len(CALENDAR) :] = self._body(part, level, scale, recent)
-            target = np.minimum(y[rows] / scale, float(_LARGEST))
+            # A cap that rare items do not reach with a sale: cutting their sales would bias their mean.
+            target = np.minimum(y[rows], float(_LARGEST) * (1 + scale)) / scale
             # A sale's noise relative to its level shrinks with the level: an item weighs what it can tell.
             weigh = np.sqrt(scale / (scale + 1))
             x = np.rint(x * weigh[:, None] * _GRID) / _GRID
@@ -149,7 +150,7 @@ class GlobalNet(Expert):
 
     def _scaled(self, window: Window) -> tuple[Float32, Float32]:
         level = self._newborn.level(window, self._lags)
-        return level, level + np.float32(0.02)
+        return level, level + np.float32(0.005)
 
     def _own(self, window: Window, scale: Float32) -> tuple[Float32, Float32]:
         newest = np.minimum(window.row(window.closed) / scale, _LARGEST)

@@ -116,7 +116,7 @@ class RiverLinear(Expert):
         calendar = window.panel.steps[0].astype(np.float64)  # the bucket that closed is the one that was forecast
         columns.extend(np.full(len(mine), value) for value in calendar)
         x = np.stack(columns, axis=1).tolist()
-        target = np.minimum(y[mine] / scale, _LARGEST).tolist()
+        target = (np.minimum(y[mine], _LARGEST * (1 + scale)) / scale).tolist()
         rows = self.slots["row"][window.slots[mine]].tolist()
         for row, values, label in zip(rows, x, target, strict=True):
             _, scaler, model = self._members[row]
@@ -207,7 +207,7 @@ class RiverLinear(Expert):
 
 def _regression() -> linear_model.LinearRegression:
     # One is the level: an unlearnt regression says what was sold lately.
-    return linear_model.LinearRegression(optimizer=optim.SGD(_RATE), intercept_init=1.0, intercept_lr=_RATE, l2=1e-3, clip_gradient=3.0)
+    return linear_model.LinearRegression(optimizer=optim.SGD(_RATE), intercept_init=1.0, intercept_lr=_RATE, l2=1e-3, clip_gradient=10.0)
 
 
 def _scale(level: Float32) -> Float64:

@@ -92,8 +92,9 @@ class LogisticIntent:
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
         """Learns from ended sessions in their order, then forgets them."""
         samples = self.probes.samples(slots, purchase_position, cart_position)
-        if len(samples.group):
-            self._scaler.learn_many(pd.DataFrame(samples.features.astype(np.float64), columns=self._columns))
+        risk = samples.at_risk.any(axis=0)
+        if risk.any():
+            self._scaler.learn_many(pd.DataFrame(samples.features[risk].astype(np.float64), columns=self._columns))
             self._read()
         for head, model in enumerate(self._models):
             rows = np.flatnonzero(samples.at_risk[head])

@@ -86,14 +86,15 @@ class RecurrentIntent:
         Args:
             runs: events.
         """
-        h = self._advance(runs)
-        self.probes.keep(runs, h)
-        out = np.empty((len(HEADS), len(h)))
-        columns = np.ascontiguousarray(h.T)
+        states, place = self._advance(runs)
+        self._keep(runs, states, place)
+        out = np.empty((len(HEADS), len(states)))
+        columns = np.ascontiguousarray(states.T, dtype=np.float64)
         for head in range(len(HEADS)):
-            out[head] = self._weights[head, -1]
+            total = np.full(len(states), self._weights[head, -1])
             for column in range(WIDTH):
-                out[head] += self._weights[head, column] * columns[column]
+                total += self._weights[head, column] * columns[column]
+            out[head, place] = total
         return out
 
     def score(self, runs: SessionRuns) -> Scores:
@@ -110,12 +111,15 @@ class RecurrentIntent:
                 self._newton(head, samples, rows[start : start + _BATCH])
         self.forget(slots)
 
-    def _advance(self, runs: SessionRuns) -> Float32:
-        """float32[n, WIDTH], the state after each row; the slots keep their last."""
+    def _keep(self, runs: SessionRuns, states: Float32, place: Ints) -> None:
+        ordered = SessionRuns(runs.slot[place], runs.position[place], runs.x)  # x is not looked at
+        self.probes.keep(ordered, states)
+
+    def _advance(self, runs: SessionRuns) -> tuple[Float32, Ints]:
+        """float32[n, WIDTH], the state after each row, round by round, and the rows' places in the call; the slots keep their last."""
         n = len(runs.slot)
         if not n:
-            return np.empty((0, WIDTH), np.float32)
-        gates = self._tiles(runs.x)
+            return np.empty((0, WIDTH), np.float32), np.empty(0, np.int64)
         begin = np.flatnonzero(np.concatenate([[True], runs.slot[1:] != runs.slot[:-1]]))
         length = np.diff(np.append(begin, n))
         # Longest sessions first: round k is then the first so many of them, a slice instead of an index.
@@ -129,8 +133,8 @@ class RecurrentIntent:
         offset = np.cumsum(live) - live
         place = np.empty(n, dtype=np.int64)
         place[offset[k] + session] = row
-        sorted_gates = gates[place]
-        keep, add = np.ascontiguousarray(sorted_gates[:, :WIDTH]), sorted_gates[:, WIDTH:]
+        gates = self._tiles(runs.x[place])
+        keep, add = np.ascontiguousarray(gates[:, :WIDTH]), gates[:, WIDTH:]
         states = np.ascontiguousarray(add)
         h = np.where((runs.position[begin] == 1)[None, :], np.float32(0), self._slots.f32("h")[:, slots]).T.astype(np.float32)
         before, at = h, 0
@@ -141,10 +145,8 @@ class RecurrentIntent:
             np.add(now, part, out=now)
             before = now
             at += count
-        out = np.empty((n, WIDTH), np.float32)
-        out[place] = states
-        self._slots.f32("h")[:, slots] = out[begin + length - 1].T
-        return out
+        self._slots.f32("h")[:, slots] = states[offset[length - 1] + np.arange(len(slots))].T
+        return states, place
 
     def _newton(self, head: int, samples: Samples, rows: Ints) -> None:
         """One Newton step on the batch's gradient, against the curvature of all that was seen (fading).

@@ -39,7 +39,13 @@ class Shop:
     """Units by bucket, seen through a ring."""
 
     def __init__(
-        self, units: NDArray[np.float64], spec: DemandSpec, lookback: int, capacity: int | None = None, garbage: int = 7, fractional: bool = False
+        self,
+        units: NDArray[np.float64],
+        spec: DemandSpec,
+        lookback: int,
+        capacity: int | None = None,
+        garbage: int = 7,
+        fractional: bool = False,
     ) -> None:
         self.units = units
         self.spec = spec
