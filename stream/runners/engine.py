@@ -14,12 +14,26 @@ from stream.kafka.log import Member, Partition, Span, TopicMissing
 from stream.runners.forecast import ForecastStage
 from stream.runners.ingest import IngestStage
 from stream.runners.loop import Loop, LoopOptions
+from stream.runners.repartition import RepartitionStage
 from stream.runners.report import Report
+from stream.runners.stage import Stage
 from stream.topics import own_topics
 
 logger = logging.getLogger("nowcart.engine")
 
 STAGES = ("ingest", "forecast")
+
+
+def stages_of(config: Config, stage: str = "all") -> tuple[str, ...]:
+    """The loops that a stage of the command line needs.
+
+    Args:
+        config: some sources may have to be repartitioned before ingest.
+        stage: all | ingest | forecast.
+    """
+    chosen = STAGES if stage == "all" else (stage,)
+    repartition = "ingest" in chosen and any(source.repartition for source in config.sources.values())
+    return ("repartition", *chosen) if repartition else chosen
 
 
 class Engine:
@@ -28,7 +42,7 @@ class Engine:
     Args:
         config: the user's.
         report: is told what happens.
-        stages: of STAGES.
+        stages: as stages_of gives them; default: all that the configuration needs.
         instance: this process's name among those of the same prefix; stable across its restarts, and nobody else's.
         until_end: stop once what is in the topics now is done.
         progress: told (partition, replayed, of) while state is rebuilt.
@@ -38,14 +52,14 @@ class Engine:
         self,
         config: Config,
         report: Report,
-        stages: Sequence[str] = STAGES,
+        stages: Sequence[str] | None = None,
         instance: str = "0",
         until_end: bool = False,
         progress: Callable[[Partition, int, int], None] | None = None,
     ) -> None:
         self.config = config
         self.report = report
-        self.stages = tuple(stages)
+        self.stages = stages_of(config) if stages is None else tuple(stages)
         self.instance = instance
         self.until_end = until_end
         self.progress = progress
@@ -107,19 +121,26 @@ class Engine:
     def _loop(self, stage: str, partitions: Mapping[str, int]) -> Loop:
         member = self._member(stage)
         options = LoopOptions(until_end=self.until_end, idle_after_s=self.config.time.idle_after_ms / 1000)
-        work = IngestStage(self.config, partitions, self.report) if stage == "ingest" else ForecastStage(self.config, self.report)
-        targets = None
-        if stage == "forecast" and self.until_end and "ingest" in self.stages:
-            targets = self._activity_ends(member, work.topics[0], partitions[work.topics[0]])
+        work: Stage
+        if stage == "repartition":
+            work = RepartitionStage(self.config, partitions, self.report)
+        elif stage == "ingest":
+            work = IngestStage(self.config, partitions, self.report)
+        else:
+            work = ForecastStage(self.config, self.report)
+        before = {"ingest": "repartition", "forecast": "ingest"}.get(stage, "")
+        targets = self._ends_after(before, member, work.topics, partitions) if self.until_end and before in self.stages else None
         return Loop(member, work, options, self.report, time.monotonic, time.time, targets, self.progress)
 
-    def _activity_ends(self, member: Member, topic: str, count: int) -> Callable[[], Mapping[Partition, int] | None]:
-        """Where forecast ends: at the end of activity as it stands once all of ingest is done."""
+    def _ends_after(
+        self, before: str, member: Member, topics: Sequence[str], partitions: Mapping[str, int]
+    ) -> Callable[[], Mapping[Partition, int] | None]:
+        """Where a stage ends: at the ends of its topics as they stand once the stage before it is done."""
 
         def ends() -> Mapping[Partition, int] | None:
-            if not self._finished["ingest"].is_set():
+            if not self._finished[before].is_set():
                 return None
-            spans: Mapping[Partition, Span] = member.spans([Partition(topic, p) for p in range(count)])
+            spans: Mapping[Partition, Span] = member.spans([Partition(topic, p) for topic in topics for p in range(partitions[topic])])
             return {partition: span.end for partition, span in spans.items()}
 
         return ends

@@ -21,7 +21,7 @@ from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.mapping import Decoder
 from stream.records import HEADERS, dead_letter_headers, encode_intent, fit_dead_letter
-from stream.runners.stage import UNKNOWN, Shard, Step
+from stream.runners.stage import UNKNOWN, Shard, Step, Stopwatch
 
 GRAIN_MS = 15 * 60_000
 """Activity rows are never coarser: local days of every zone are sums of them."""
@@ -31,6 +31,11 @@ def agreement(config: Config) -> activity.Agreement:
     """What both stages must share."""
     smallest = config.demand.buckets[0]
     return activity.Agreement(min(smallest.size_ms, GRAIN_MS), smallest.size, config.time.zone)
+
+
+def read_topic(source: Source, config: Config) -> str:
+    """The topic that ingest reads of a source: the user's own, or ours where the source is repartitioned."""
+    return f"{config.output.prefix}repartitioned.{source.name}" if source.repartition else source.topic
 
 
 class IngestObserver(Protocol):
@@ -56,7 +61,7 @@ class _Waiting:
 
 
 @dataclass(slots=True)
-class _Taken:
+class Taken:
     """What a step takes out of the queue."""
 
     rows: list[Rows] = field(default_factory=list)
@@ -119,18 +124,24 @@ class IngestWork:
                 bytes_of[offset] = (messages.key(i), messages.values[i])
 
     def step(self, limit_ms: int, max_rows: int, before: int | None = None) -> Step:
+        began = self.stage.stopwatch.clock()
         taken = self._take(limit_ms, max_rows, before)
         rows = join(taken.rows) if taken.rows else None
+        self.stage.stopwatch.add("columns", began)
         count = 0 if rows is None else len(rows)
         stamps = np.zeros(0, np.int64) if rows is None else rows.stamp_ms
-        return Step(taken.next_offset, self._outputs(rows, taken), count, stamps, self.stage.intent_topic if self.engine.book else "")
+        return Step(taken.next_offset, self.outputs(rows, taken), count, stamps, self.stage.intent_topic if self.engine.book else "")
 
-    def _take(self, limit_ms: int, max_rows: int, before: int | None) -> _Taken:
-        taken = _Taken()
+    def count(self, events: Mapping[str, int]) -> None:
+        """Counts what was read, once, when it is taken."""
+        self.stage.observer.events(self.source.name, events)
+
+    def _take(self, limit_ms: int, max_rows: int, before: int | None) -> Taken:
+        taken = Taken()
         while self.queue:
             head = self.queue[0]
             if not head.counted and not self.quiet:
-                self.stage.observer.events(self.source.name, head.decoded.events)
+                self.count(head.decoded.events)
             head.counted = True
             rows = head.decoded.rows
             offset = rows.offset[head.row :]
@@ -147,7 +158,7 @@ class IngestWork:
             while last < len(bad) and bad[last].offset < bound:
                 last += 1
             taken.rejected += bad[head.rejected : last]
-            taken.bytes_of |= head.bytes_of
+            taken.bytes_of = taken.bytes_of | head.bytes_of if taken.bytes_of else head.bytes_of
             if count:
                 taken.rows.append(rows.cut(head.row, head.row + count))
             head.row, head.rejected = head.row + count, last
@@ -159,7 +170,7 @@ class IngestWork:
                 break
         return taken
 
-    def _outputs(self, rows: Rows | None, taken: _Taken) -> Iterator[list[Records]]:
+    def outputs(self, rows: Rows | None, taken: Taken) -> Iterator[list[Records]]:
         source = self.source.name
         if not self.quiet:
             for bad in taken.rejected:
@@ -182,18 +193,22 @@ class IngestWork:
 
     def _publish(self, done: Ingested, bytes_of: Mapping[int, tuple[bytes | None, bytes | None]]) -> Iterator[list[Records]]:
         if done.rejected:
-            yield self._dead_letters(done.rejected, bytes_of)
+            yield self.dead_letters(done.rejected, bytes_of)
         for columns in done.intents:
             for start in range(0, len(columns), 5_000):
+                began = self.stage.stopwatch.clock()
                 keys, values = encode_intent(columns.cut(start, start + 5_000))
                 size = sum(map(len, keys)) + sum(map(len, values))
+                self.stage.stopwatch.add("publish", began)
                 yield [Records(self.stage.intent_topic, keys, values, headers=HEADERS, bytes=size)]
         for partition, blocks in enumerate(done.blocks):
             if blocks:
+                began = self.stage.stopwatch.clock()
                 data = [activity.encode_block(block) for block in blocks]
+                self.stage.stopwatch.add("publish", began)
                 yield [Records(self.stage.activity_topic, [None] * len(data), data, partition, bytes=sum(map(len, data)))]
 
-    def _dead_letters(self, rejected: Sequence[Rejected], bytes_of: Mapping[int, tuple[bytes | None, bytes | None]]) -> list[Records]:
+    def dead_letters(self, rejected: Sequence[Rejected], bytes_of: Mapping[int, tuple[bytes | None, bytes | None]]) -> list[Records]:
         keys, values, headers = [], [], []
         for bad in rejected:
             key, value, cut = fit_dead_letter(*bytes_of[bad.offset])
@@ -234,7 +249,8 @@ class IngestStage:
     def __init__(self, config: Config, partitions: Mapping[str, int], observer: IngestObserver) -> None:
         self.config = config
         self.observer = observer
-        self.by_topic = {source.topic: source for source in config.sources.values()}
+        self.stopwatch = Stopwatch()
+        self.by_topic = {read_topic(source, config): source for source in config.sources.values()}
         self.topics = tuple(self.by_topic)
         self.max_lead_ms = config.time.max_lead_ms
         self.zone = Zone(config.time.zone)
@@ -246,7 +262,7 @@ class IngestStage:
             activity.Source(source.name, p)
             for source in config.sources.values()
             if source.kind in ("clickstream", "orders")
-            for p in range(partitions[source.topic])
+            for p in range(partitions[read_topic(source, config)])
         ]
 
     def holds(self, partition: Partition) -> bool:
@@ -260,7 +276,8 @@ class IngestStage:
         """A source partition's engine before its first row."""
         time, intent = self.config.time, self.config.intent
         spec = IngestSpec(
-            out_of_orderness_ms=time.out_of_orderness_ms,
+            # Repartitioning mixes partitions that may be one out_of_orderness apart.
+            out_of_orderness_ms=time.out_of_orderness_ms * (2 if source.repartition else 1),
             allowed_lateness_ms=time.allowed_lateness_ms,
             smallest=self.agreement.smallest,
             grain_ms=self.agreement.grain_ms,
@@ -271,6 +288,7 @@ class IngestStage:
         book = None
         if source.kind == "clickstream":
             scorer = IntentScorer(IntentSpec(features=FEATURES), pick(self.config.device.name))
+            self.stopwatch.watch("model", scorer, "score", "settle")
             self.observer.model("intent", scorer.version, self.config.device.name)
             session = SessionSpec(
                 gap_ms=intent.session_gap_ms,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from stream.engine.ingest import IngestShard
 from stream.engine.sessions import SessionBook
 from stream.kafka.log import Partition
 from stream.kafka.memory import Crash, Faults, MemoryLog, MemoryMember, everything, random_cuts
+from stream.runners.engine import stages_of
 from stream.runners.forecast import ForecastStage
 from stream.runners.ingest import IngestStage
 from stream.runners.loop import Loop, LoopOptions
+from stream.runners.repartition import RepartitionStage
+from stream.runners.stage import Stage
 from tests.engine.fakes import CountingScorer
 
 MINUTE = 60_000
@@ -137,6 +141,9 @@ def filled_log(shop: Mapping[str, list[tuple[str, bytes]]], partitions: int, con
     for name in ("intent", "demand", "spikes"):
         log.create(prefix + name, config.output.partitions)
     log.create(f"{prefix}deadletter", 1)
+    for source in config.sources.values():
+        if source.repartition:
+            log.create(f"{prefix}repartitioned.{source.name}", config.activity.partitions)
     log.now_ms = BASE + 365 * 24 * 60 * MINUTE
     for topic, rows in shop.items():
         for key, value in rows:
@@ -174,7 +181,7 @@ class World:
         self.counts = {topic: len(partitions) for topic, partitions in log.topics.items()}
         self.crashes = 0
         self.loops: dict[str, Loop] = {}
-        for stage in ("ingest", "forecast"):
+        for stage in stages_of(config):
             for i in range(members):
                 self.loops[f"{stage}-{i}"] = self._start(f"{stage}-{i}")
 
@@ -183,10 +190,15 @@ class World:
         prefix = self.config.output.prefix
         cut = random_cuts(self.chance.randrange(1 << 30)) if self.chance.random() < 0.8 else everything()
         member = MemoryMember(self.log, prefix + stage, prefix + name, instance_id=name, faults=self.faults(name), cut=cut)
-        work = self.ingest(self.config, self.counts, self.observer) if stage == "ingest" else ForecastStage(self.config, self.observer)
+        work: Stage
+        if stage == "repartition":
+            work = RepartitionStage(self.config, self.counts, self.observer)
+        else:
+            work = self.ingest(self.config, self.counts, self.observer) if stage == "ingest" else ForecastStage(self.config, self.observer)
+        before = {"ingest": "repartition", "forecast": "ingest"}.get(stage)
         targets = None
-        if stage == "forecast" and self.until_end:
-            targets = self._activity_ends
+        if before in stages_of(self.config) and self.until_end:
+            targets = functools.partial(self._ends_after, str(before), work.topics)
         options = LoopOptions(until_end=self.until_end, idle_after_s=5.0, iteration_rows=self.chance.choice([1, 7, 60_000]))
         loop = Loop(member, work, options, self.observer, self._clock, lambda: 0.0, targets)
         loop.start()
@@ -196,12 +208,10 @@ class World:
         self.now += 0.001
         return self.now
 
-    def _activity_ends(self) -> Mapping[Partition, int] | None:
-        ingest = [loop for name, loop in self.loops.items() if name.startswith("ingest")]
-        if len(ingest) == 0 or not all(loop.finished() for loop in ingest):
+    def _ends_after(self, before: str, topics: Sequence[str]) -> Mapping[Partition, int] | None:
+        if not all(loop.finished() for name, loop in self.loops.items() if name.startswith(before)):
             return None
-        topic = f"{self.config.output.prefix}activity"
-        return {Partition(topic, p): self.log.at(Partition(topic, p)).end for p in range(self.counts[topic])}
+        return {Partition(topic, p): self.log.at(Partition(topic, p)).end for topic in topics for p in range(self.counts[topic])}
 
     def turn(self, name: str) -> None:
         """One turn of one member; a crash starts it anew under its name."""
