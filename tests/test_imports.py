@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stream.metrics",),
     ("stream.kafka",),
     ("stream.topics",),
-    ("stream.runners",),
+    ("stream.runners", "stream.check"),
     ("stream.cli",),
 )
 """From the lowest up. A module may import its own package and those of lower layers, not its neighbours'."""

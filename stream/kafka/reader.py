@@ -142,6 +142,71 @@ def read(properties: Mapping[str, Any], partition: Partition, start: int, stop: 
         consumer.close()
 
 
+def newest(properties: Mapping[str, Any], topic: str, most: int, patience_s: float = 10.0) -> dict[Partition, KafkaMessages]:
+    """The newest committed messages of a topic, spread over its partitions; no group is joined, nothing is committed.
+
+    Args:
+        properties: librdkafka's.
+        topic: its name.
+        most: messages in all; what one partition does not have the others give.
+        patience_s: seconds to wait without an answer.
+
+    Returns:
+        The messages of each partition that has any, in offset order.
+
+    Raises:
+        TopicMissing: the topic does not exist.
+        Unreachable: no broker answered.
+        AccessDenied: the credentials were refused.
+    """
+    errors = Errors()
+    consumer = open_consumer(properties, errors, {}, {"group.id": "nowcart.reader"})
+    try:
+        count = partition_counts(reach(consumer, errors, properties), [topic], properties)[topic]
+        spans = {p: span_of(consumer, p, properties) for p in (Partition(topic, number) for number in range(count))}
+        stops = {p: high for p, (low, high) in spans.items() if high > low}
+        shares = _shares([high - low for low, high in spans.values() if high > low], most)
+        starts = [TopicPartition(topic, p.partition, stop - share) for (p, stop), share in zip(stops.items(), shares, strict=True)]
+        found: dict[Partition, list[Any]] = {}
+        if not starts:
+            return {}
+        consumer.assign(starts)
+        answered = time.monotonic()
+        open_ends = dict(stops)
+        while open_ends:
+            before = {p: len(raw) for p, raw in found.items()}
+            events = split(consumer.consume(CHUNK, 0.02), found)
+            for partition, raw in found.items():
+                if len(raw) > before.get(partition, 0):
+                    answered = time.monotonic()
+                    if raw[-1].offset() >= stops[partition] - 1:
+                        open_ends.pop(partition, None)
+            for event in events:
+                error = event.error()
+                if error.code() == KafkaError._PARTITION_EOF:
+                    # The last offsets may be transaction markers: no message ever comes for them.
+                    answered = time.monotonic()
+                    open_ends.pop(Partition(event.topic(), event.partition()), None)
+                elif not error.retriable() and error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+                    raise translated(error, properties, f"reading '{topic}'")
+            if time.monotonic() - answered > patience_s:
+                raise Unreachable(f"Kafka at {servers(properties)} brought nothing of '{topic}' for {patience_s:g} s")
+        kept = {p: [m for m in raw if m.offset() < stops[p]] for p, raw in found.items()}
+        return {p: KafkaMessages(p, raw) for p, raw in sorted(kept.items()) if raw}
+    finally:
+        consumer.close()
+
+
+def _shares(sizes: list[int], most: int) -> list[int]:
+    """How many to take of each, together at most so many, as evenly as the sizes allow."""
+    shares = [0] * len(sizes)
+    left = most
+    for done, place in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
+        shares[place] = min(sizes[place], -(-left // (len(sizes) - done)))
+        left -= shares[place]
+    return shares
+
+
 class Tail:
     """Reads whole topics, from their start or from now on.
 
