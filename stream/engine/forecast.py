@@ -49,6 +49,8 @@ class ForecastSpec:
     allowed_lateness_ms: int
     max_lead_ms: int
     forget_after_ms: int
+    max_items: int
+    """Items that the partition may keep after an epoch."""
     device: str
     model_version: str
 
@@ -411,6 +413,10 @@ class ForecastShard:
     def _evict(self, now_ms: int) -> None:
         """Forgets items without activity for long: a rule of event time, so that a replay forgets them at the same place."""
         over = np.flatnonzero(self.live & (self.seen_ms < now_ms - self.spec.forget_after_ms))
+        surplus = len(self.index) - len(over) - self.spec.max_items
+        if surplus > 0:  # the longest unseen go first; among equals the lower slot, which is the same in every replay
+            rest = np.setdiff1d(np.flatnonzero(self.live), over, assume_unique=True)
+            over = np.sort(np.concatenate([over, rest[np.argsort(self.seen_ms[rest], kind="stable")][:surplus]]))
         if not len(over):
             return
         for slot in over.tolist():

@@ -44,6 +44,8 @@ class IngestSpec:
     zone: Zone
     partitions: int
     """Of the activity topic."""
+    max_sessions: int
+    """Live sessions that the partition may keep at a tick."""
     counts_demand: bool
     """This source's orders or purchases are the demand."""
 
@@ -173,6 +175,7 @@ class IngestShard:
                 boundary = self.grain * self.spec.grain_ms
                 intents += self.book.end(boundary)
                 self.book.settle(boundary)
+                intents += self.book.cap(self.spec.max_sessions)
             intents += self.book.step(rows.cut(start, stop), before[start:stop], hashes[start:stop], hour[start:stop])
         intents += self.book.end(self.watermark_ms)
         return intents

@@ -70,6 +70,8 @@ class SessionBook:
         self.users: list[str] = []
         self.free: list[int] = []
         self.capacity = 0
+        self.evicted = 0
+        """Sessions ended by the cap since the shell last asked."""
         self.state: NDArray[np.int8] = np.zeros(0, np.int8)
         self.last_ms: Ints = np.zeros(0, np.int64)
         self.start_ms: Ints = np.zeros(0, np.int64)
@@ -362,6 +364,24 @@ class SessionBook:
         columns = self._ended_columns(over)
         for s in over.tolist():
             del self.index[self.keys[s]]
+        return [columns]
+
+    def cap(self, most: int) -> list[IntentColumns]:
+        """Ends the sessions that have been silent longest, until no more than `most` are live. For ticks, where what lives is canonical.
+
+        Args:
+            most: live sessions.
+        """
+        surplus = self.live - most
+        if surplus <= 0:
+            return []
+        live = np.flatnonzero(self.state == _LIVE)
+        over = live[np.lexsort((self.start_offset[live], self.last_ms[live]))][:surplus]
+        self.state[over] = _ENDED
+        columns = self._ended_columns(over)
+        for s in over.tolist():
+            del self.index[self.keys[s]]
+        self.evicted += surplus
         return [columns]
 
     def settle(self, boundary_ms: int) -> None:

@@ -15,7 +15,7 @@ from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.records import HEADERS, encode_demand, encode_spikes
 from stream.runners.ingest import agreement
-from stream.runners.stage import UNKNOWN, Shard, Step
+from stream.runners.stage import UNKNOWN, Shard, Step, Stopwatch
 
 _BLOCKS_A_STEP = 64
 
@@ -65,6 +65,8 @@ class ForecastWork:
         self.partition = partition
         self.stage = stage
         self.engine = ForecastShard(stage.spec)
+        for part in self.engine.resolutions:
+            stage.stopwatch.watch("model", part.forecaster, "correct", "tail", "close", "forecast", "hold")
         self.quiet = False
         self.queue: deque[tuple[int, Block, int]] = deque()
 
@@ -114,13 +116,22 @@ class ForecastWork:
 
     def _encode(self, columns: DemandColumns | SpikeColumns) -> Iterator[list[Records]]:
         if isinstance(columns, SpikeColumns):
+            began = self.stage.stopwatch.clock()
             keys, values = encode_spikes(columns)
+            self.stage.stopwatch.add("publish", began)
             for severity, state in zip(columns.severity, columns.state, strict=True):
                 if state == "open":
                     self.stage.observer.spikes(severity, 1)
             yield [Records(self.stage.spikes_topic, keys, values, headers=HEADERS, bytes=sum(map(len, values)))]
             return
-        for keys, values, size in encode_demand(columns):
+        encoded = encode_demand(columns)
+        while True:
+            began = self.stage.stopwatch.clock()
+            chunk = next(encoded, None)
+            self.stage.stopwatch.add("publish", began)
+            if chunk is None:
+                return
+            keys, values, size = chunk
             yield [Records(self.stage.demand_topic, keys, values, headers=HEADERS, bytes=size)]
 
     def finish(self) -> list[Records]:
@@ -147,6 +158,7 @@ class ForecastStage:
     def __init__(self, config: Config, observer: ForecastObserver) -> None:
         self.config = config
         self.observer = observer
+        self.stopwatch = Stopwatch()
         prefix = config.output.prefix
         self.topics = (f"{prefix}activity",)
         self.demand_topic, self.spikes_topic = f"{prefix}demand", f"{prefix}spikes"
@@ -158,6 +170,7 @@ class ForecastStage:
             allowed_lateness_ms=config.time.allowed_lateness_ms,
             max_lead_ms=config.time.max_lead_ms,
             forget_after_ms=config.demand.forget_after_ms,
+            max_items=max(1, config.demand.max_items // config.activity.partitions),
             device=config.device.name,
             model_version="builtin-1",
         )

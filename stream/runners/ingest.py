@@ -45,6 +45,7 @@ class IngestObserver(Protocol):
     def dead_letter(self, source: str, reason: str, messages: int) -> None: ...
     def late(self, source: str, outcome: str, events: int) -> None: ...
     def sessions_live(self, sessions: int) -> None: ...
+    def evicted(self, kind: str, slots: int) -> None: ...
     def model(self, model: str, version: str, device: str) -> None: ...
 
 
@@ -248,6 +249,7 @@ class IngestStage:
 
     def __init__(self, config: Config, partitions: Mapping[str, int], observer: IngestObserver) -> None:
         self.config = config
+        self.partitions = partitions
         self.observer = observer
         self.stopwatch = Stopwatch()
         self.by_topic = {read_topic(source, config): source for source in config.sources.values()}
@@ -283,6 +285,7 @@ class IngestStage:
             grain_ms=self.agreement.grain_ms,
             zone=self.zone,
             partitions=self.config.activity.partitions,
+            max_sessions=max(1, intent.max_sessions // max(1, self.partitions[read_topic(source, self.config)])),
             counts_demand=source.kind == self.config.demand.source,
         )
         book = None
@@ -302,4 +305,8 @@ class IngestStage:
 
     def observe(self, shards: Mapping[Partition, Shard]) -> None:
         works = [work for work in shards.values() if isinstance(work, IngestWork)]
+        for work in works:
+            if work.engine.book is not None:
+                self.observer.evicted("session", work.engine.book.evicted)
+                work.engine.book.evicted = 0
         self.observer.sessions_live(sum(work.engine.book.live for work in works if work.engine.book is not None))

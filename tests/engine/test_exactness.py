@@ -34,7 +34,7 @@ def shop(seed: int, count: int) -> list[tuple[int, str, Event, str]]:
 
 
 def records(events: list[tuple[int, str, Event, str]], bounds: list[int]) -> dict[bytes, list[bytes]]:
-    spec = IngestSpec(30_000, 60 * MINUTE, "1m", MINUTE, Zone("Europe/London"), 2, True)
+    spec = IngestSpec(30_000, 60 * MINUTE, "1m", MINUTE, Zone("Europe/London"), 2, 1_000, True)
     scorer = IntentScorer(IntentSpec(features=FEATURES))
     shard = IngestShard(
         Source("clicks", 0), "clickstream", spec, SessionBook(SessionSpec(5 * MINUTE, False, 0.002, (0.5,), False), scorer, scorer.version)

@@ -26,7 +26,7 @@ LATE, ALLOWED = 30_000, 2 * HOUR
 LEVELS = (0.1, 0.5, 0.9)
 
 
-def spec(zone: str = "UTC", smallest: str = "15m") -> ForecastSpec:
+def spec(zone: str = "UTC", smallest: str = "15m", max_items: int = 1_000) -> ForecastSpec:
     def resolution(size: str, horizon: int, seasons: tuple[int, ...]) -> ResolutionSpec:
         return ResolutionSpec(DemandSpec(size, horizon, seasons, LEVELS, (2,), (1, horizon), 0, ("seasonal_naive", "ewma", "tsb")), 28)
 
@@ -38,6 +38,7 @@ def spec(zone: str = "UTC", smallest: str = "15m") -> ForecastSpec:
         ALLOWED,
         2 * HOUR,
         90 * 24 * HOUR,
+        max_items,
         "cpu",
         "v",
     )
@@ -56,7 +57,9 @@ def order_rows(lines: list[tuple[int, str, float]], first_offset: int) -> Rows:
 
 def blocks_of(lines: list[tuple[int, str, float]], partition: int, cuts: list[int]) -> list[Block]:
     """What ingest sends about one source partition, its log cut as told; ends included."""
-    shard = IngestShard(Source("orders", partition), "orders", IngestSpec(LATE, ALLOWED, "15m", 15 * MINUTE, Zone("UTC"), 1, True), None)
+    shard = IngestShard(
+        Source("orders", partition), "orders", IngestSpec(LATE, ALLOWED, "15m", 15 * MINUTE, Zone("UTC"), 1, 1_000, True), None
+    )
     bounds = sorted({0, len(lines), *[c % (len(lines) + 1) for c in cuts]})
     blocks = [b for lo, hi in zip(bounds[:-1], bounds[1:], strict=True) for b in shard.step(order_rows(lines[lo:hi], lo)).blocks[0]]
     return [*blocks, *shard.finish().blocks[0]]
@@ -219,3 +222,13 @@ def test_events_of_the_clickstream_are_counted_apart() -> None:
         if r["bucket"] == "15m"
     ]
     assert (found[0]["views"], found[0]["carts"], found[0]["orders"], found[0]["observed"]) == (2, 1, 1, 1)
+
+
+def test_the_cap_forgets_the_longest_unseen_items() -> None:
+    log = [(BASE + i * 20 * MINUTE, f"i{i:02}", 1.0) for i in range(30)]
+    shard = ForecastShard(spec(max_items=5))
+    for block in [roster(1), *blocks_of(log, 0, [])]:
+        for _ in shard.step(block):
+            pass
+    assert sorted(shard.index) == [f"i{i}" for i in range(25, 30)]
+    assert shard.counters.evicted == 25

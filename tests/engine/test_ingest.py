@@ -24,8 +24,8 @@ LATE = 60_000
 ALLOWED = 40 * MINUTE
 
 
-def make_shard(by_user: bool = False, every_event: bool = False) -> IngestShard:
-    spec = IngestSpec(LATE, ALLOWED, "15m", 15 * MINUTE, Zone("UTC"), 3, True)
+def make_shard(by_user: bool = False, every_event: bool = False, max_sessions: int = 1_000) -> IngestShard:
+    spec = IngestSpec(LATE, ALLOWED, "15m", 15 * MINUTE, Zone("UTC"), 3, max_sessions, True)
     session = SessionSpec(GAP, every_event, 0.02, (0.1,), by_user)
     return IngestShard(Source("clicks", 0), "clickstream", spec, SessionBook(session, CountingScorer(), "test"))
 
@@ -218,3 +218,18 @@ def test_rows_until_keeps_the_watermark_below_the_limit_but_always_moves(limit: 
     shard = make_shard()
     times = np.array([BASE + LATE, BASE + LATE + 4_000, BASE + LATE + 9_000], dtype=np.int64)
     assert shard.rows_until(times, limit) == (1 if limit < BASE else 2)
+
+
+def test_the_cap_ends_the_longest_silent_sessions_at_ticks_however_the_log_is_cut() -> None:
+    events = [(BASE + LATE + i * 1_000, f"s{i}", Event.VIEW, "x") for i in range(40)]
+    events += [(BASE + LATE + 16 * MINUTE, "s0", Event.VIEW, "x"), (BASE + LATE + 17 * MINUTE, "s39", Event.VIEW, "x")]
+    ended: list[list[dict[str, Any]]] = []
+    for cuts in ([0, 42], [0, 5, 41, 42]):
+        shard = make_shard(max_sessions=10)
+        results = [shard.step(click_rows(events[a:b], a)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        ended.append([r for done in results for r in records_of(done.intents) if r["ended"]])
+        assert shard.book is not None
+        assert shard.book.evicted == 30
+        assert shard.book.live == 11, "s0 came back as a new session after the tick"
+    assert ended[0] == ended[1]
+    assert [r["session"] for r in ended[0]] == [f"s{i}" for i in range(30)]

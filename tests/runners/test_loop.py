@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from stream.config import UserError
 from stream.kafka.log import Partition
 from stream.kafka.memory import STEPS, Crash, MemoryMember
+from stream.runners.loop import Loop
 from tests.runners.harness import World, config, filled_log, messages
 
 TOPICS = ("intent", "demand", "spikes")
@@ -136,3 +138,32 @@ def test_a_running_engine_marks_silence_and_goes_on_when_data_comes() -> None:
     settle()
     assert len(log.visible(Partition("nowcart.activity", 0))) > before
     assert log.group("nowcart.ingest").positions[Partition("shop.events", 0)].offset == len(shop["shop.events"])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_large_steps_are_published_in_slices_that_survive_crashes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny limits cut every step into slices of one transaction each; a restart goes on behind the last one that was published."""
+    settings = config()
+    truth = undisturbed(seed % 3, 2)
+    monkeypatch.setattr("stream.runners.loop.SLICE_BYTES", 700)
+    monkeypatch.setattr("stream.runners.loop.TRANSACTION_BYTES", 900)
+    cursors = []
+    piece = Loop._piece
+
+    def noted(self: Loop, *args: Any) -> Any:
+        cursors.extend([args[3]] if args[3] is not None else [])
+        return piece(self, *args)
+
+    monkeypatch.setattr(Loop, "_piece", noted)
+    lives = iter(range(1_000_000))
+    log = filled_log(messages(seed % 3), 2, settings)
+    world = World(
+        log,
+        settings,
+        seed=seed,
+        members=1 + seed % 2,
+        faults=lambda name: Trouble(seed * 77 + next(lives), 0.03, ("crash", "abort", "unknown_aborted")) if next(lives) < 60 else None,
+    ).run()
+    for topic in TOPICS:
+        assert world.output(topic) == truth.output(topic), (topic, seed)
+    assert cursors, "nothing was cut"
