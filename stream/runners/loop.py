@@ -409,14 +409,21 @@ class Loop:
             owned.pending.append(piece)
             rows += piece.rows
             if sum(p.size for o in self.owned.values() for p in o.pending) >= TRANSACTION_BYTES:
-                self.observer.step(self.stage.name, "engine", self.monotonic() - began)
+                self._tell_steps(self.monotonic() - began)
                 if not self._flush():
                     return
                 began = self.monotonic()
         if rows:
             self.observer.batch(self.stage.name, rows)
-            self.observer.step(self.stage.name, "engine", self.monotonic() - began)
+            self._tell_steps(self.monotonic() - began)
         self._flush()
+
+    def _tell_steps(self, seconds: float) -> None:
+        """Tells what an advance took: the parts that the stage told apart, and the rest as the engine's."""
+        parts = self.stage.stopwatch.take()
+        for part, share in parts.items():
+            self.observer.step(self.stage.name, part, share)
+        self.observer.step(self.stage.name, "engine", max(0.0, seconds - sum(parts.values())))
 
     def _choose(self) -> tuple[Owned | None, int]:
         """The partition to step next, and how far its watermark may go."""

@@ -5,9 +5,11 @@ Implemented by stream.runners.ingest and stream.runners.forecast; stream.runners
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,53 @@ from stream.kafka.log import Messages, Partition, Records
 
 UNKNOWN = np.iinfo(np.int64).min // 2
 """A watermark before any event."""
+
+
+class Stopwatch:
+    """Tells the parts of a step apart: seconds by part since they were last taken. One thread uses it.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    def add(self, part: str, since: float) -> None:
+        """Counts the time since then.
+
+        Args:
+            part: decode, columns, engine, model, publish or commit.
+            since: what `clock` said.
+        """
+        self._seconds[part] += self.clock() - since
+
+    def watch(self, part: str, whom: object, *methods: str) -> None:
+        """Counts the time that an object's methods take from now on; they must not call one another.
+
+        Args:
+            part: as for add.
+            whom: the object; its methods are wrapped on it alone.
+            methods: their names.
+        """
+        for name in methods:
+            setattr(whom, name, self._timed(part, getattr(whom, name)))
+
+    def _timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **more: Any) -> Any:
+            began = self.clock()
+            try:
+                return call(*args, **more)
+            finally:
+                self.add(part, began)
+
+        return timed
+
+    def take(self) -> Mapping[str, float]:
+        """Seconds by part since the last call."""
+        taken, self._seconds = self._seconds, defaultdict(float)
+        return taken
 
 
 @dataclass(slots=True)
@@ -87,6 +136,10 @@ class Stage(Protocol):
 
     @property
     def topics(self) -> Sequence[str]: ...
+
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """Tells the parts of its shards' steps apart."""
 
     @property
     def max_lead_ms(self) -> int | None:
