@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.protocol import Float32, Float64, State
 
 _MEMORY = 0.995  # of regrets, a scored tick: shops change
+_CAUTION = 0.15  # of the theory's learning rates: mixtures are better than winners that win by little
 _FLOOR = 0.01  # no expert is ever silenced for good
 _BORROWED = 30.0  # scored items that the pooled weights are worth to a class
 _CALIBRATION_MEMORY = 0.97
@@ -74,7 +75,7 @@ class Council:
 
     def _rates(self) -> Float64:
         spread = np.sqrt(np.log(max(self.experts, 2)) / np.maximum(self._square, 1e-12))
-        return np.asarray(np.minimum(0.5 / np.maximum(self._range, 1e-6), spread), dtype=np.float64)
+        return np.asarray(_CAUTION * np.minimum(0.5 / np.maximum(self._range, 1e-6), spread), dtype=np.float64)
 
     def _raw(self) -> Float64:
         rates = self._rates()

@@ -181,6 +181,15 @@ def season_length(spec: DemandSpec) -> int:
     return max(short) if short else 12
 
 
+def level_length(spec: DemandSpec) -> int:
+    """Buckets over which an item's size is taken: four such seasons. One would be nothing but noise for what sells once a week.
+
+    Args:
+        spec: what is forecast.
+    """
+    return 4 * season_length(spec)
+
+
 def lag_steps(season: int, horizon: int) -> Ints:
     """int64[horizon], how many buckets before step 1, 2, … its latest known seasonal lag stands relative to the closed bucket (<= 0).
 

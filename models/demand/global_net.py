@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.demand.expert import Expert, lag_steps, season_length
+from models.demand.expert import Expert, lag_steps, level_length, season_length
 from models.demand.newborn import Newborn
 from models.demand.window import Window
 from models.exact import products, solve
@@ -26,6 +26,7 @@ from models.protocol import CALENDAR, DemandSpec, Float32, Float64, Ints, State
 
 _SEED = 20_240_611
 _HIDDEN, _WIDTH = 48, 16
+_OWN = 4  # columns of the last layer that are an item's own and the same for every step
 _LARGEST = np.float32(10)  # times the level
 _GRID = 2.0**10  # features in sums are multiples of 1/1024, so that BLAS adds them exactly in any order
 _ROWS = 4096  # learnt from at a tick and probe
@@ -52,6 +53,7 @@ class GlobalNet(Expert):
         self._newborn = Newborn()
         self._lags = season_length(spec)
         self._recent = max(2, self._lags // 4)
+        self._level = level_length(spec)
         self._seasons = sorted(set(spec.seasons))
         inputs = self._lags + 3
         random = np.random.default_rng(_SEED)
@@ -69,13 +71,13 @@ class GlobalNet(Expert):
         self._tiles = Tiles(body, inputs, _WIDTH, self.device, graph=True)
         self._tiles.prove("global network")
         self._group: Ints = np.minimum(np.searchsorted(spec.probes, np.arange(1, spec.horizon + 1)), len(spec.probes) - 1).astype(np.int64)
-        # Columns of the last layer: one, newest, recent, a seasonal lag a season, the calendar, then the body's.
-        self._columns = 3 + len(self._seasons) + len(CALENDAR) + _WIDTH
+        # Columns of the last layer: one, newest, recent, the last season's mean, a seasonal lag a season, the calendar, then the body's.
+        self._columns = _OWN + len(self._seasons) + len(CALENDAR) + _WIDTH
         prior = np.zeros(self._columns)
-        prior[0] = 0.5 if self._seasons else 0.8
-        prior[2] = 0.2
+        prior[0] = 0.4
+        prior[3] = 0.3 if self._seasons else 0.6
         if self._seasons:
-            prior[3 : 3 + len(self._seasons)] = 0.3 / len(self._seasons)
+            prior[_OWN : _OWN + len(self._seasons)] = 0.3 / len(self._seasons)
         self._prior: Float64 = prior
         groups = len(spec.probes)
         self._matrix: Float64 = np.zeros((groups, self._columns, self._columns))
@@ -86,19 +88,19 @@ class GlobalNet(Expert):
     def lookback(self) -> int:
         """Seasonal lags, and windows as they stood before the longest probe."""
         lags = [season * -(-self.spec.horizon // season) for season in self._seasons]
-        return max([*lags, self.spec.probes[-1] + self._lags, Newborn.lookback])
+        return max([*lags, self.spec.probes[-1] + self._level, Newborn.lookback])
 
     def means(self, window: Window, horizon: int) -> Float32:
         """Level times the last layer, never below zero."""
         level, scale = self._scaled(window)
         weights = self._weights.astype(np.float32)
-        newest, recent = self._own(window, scale)
+        newest, recent, week = self._own(window, scale)
         body = np.ascontiguousarray(self._body(window, level, scale, recent).T)  # [width, n]
         groups = int(self._group[horizon - 1]) + 1
-        at = 3 + len(self._seasons)
+        at = _OWN + len(self._seasons)
         by_group = []
         for group in range(groups):  # what does not depend on the step
-            total = weights[group, 0] + weights[group, 1] * newest + weights[group, 2] * recent
+            total = weights[group, 0] + weights[group, 1] * newest + weights[group, 2] * recent + weights[group, 3] * week
             for column in range(_WIDTH):
                 total += weights[group, at + len(CALENDAR) + column] * body[column]
             by_group.append(total)
@@ -108,7 +110,7 @@ class GlobalNet(Expert):
             total = by_group[self._group[step]].copy()
             for index, season in enumerate(self._seasons):
                 lag = step + 1 - season * -(-(step + 1) // season)
-                total += weight[3 + index] * np.minimum(window.row(window.closed + lag) / scale, _LARGEST)
+                total += weight[_OWN + index] * np.minimum(window.row(window.closed + lag) / scale, _LARGEST)
             calendar = np.float32(0)
             for index in range(len(CALENDAR)):
                 calendar += weight[at + index] * window.panel.steps[step + 1, index]
@@ -121,7 +123,7 @@ class GlobalNet(Expert):
         self._newborn.learn(window)
         y = window.observed()
         stride = -(-len(window) // _ROWS)
-        at = 3 + len(self._seasons)
+        at = _OWN + len(self._seasons)
         for group, probe in enumerate(self.spec.probes):
             turn = (window.slots + window.closed) % stride == 0  # a big partition's items take turns
             rows = np.flatnonzero(turn & (window.age() >= probe + 2))
@@ -129,12 +131,12 @@ class GlobalNet(Expert):
                 continue
             part = Window(replace(window.panel, slots=window.slots[rows])).back(probe)
             level, scale = self._scaled(part)
-            newest, recent = self._own(part, scale)
+            newest, recent, week = self._own(part, scale)
             x = np.empty((len(rows), self._columns))
-            x[:, 0], x[:, 1], x[:, 2] = 1, newest, recent
+            x[:, 0], x[:, 1], x[:, 2], x[:, 3] = 1, newest, recent, week
             for index, season in enumerate(self._seasons):
                 lag = int(lag_steps(season, probe)[-1])
-                x[:, 3 + index] = np.minimum(part.row(part.closed + lag) / scale, _LARGEST)
+                x[:, _OWN + index] = np.minimum(part.row(part.closed + lag) / scale, _LARGEST)
             x[:, at : at + len(CALENDAR)] = window.panel.steps[0]
             x[:, at + len(CALENDAR) :] = self._body(part, level, scale, recent)
             # A cap that rare items do not reach with a sale: cutting their sales would bias their mean.
@@ -149,12 +151,13 @@ class GlobalNet(Expert):
             self._weights[group] = solve(self._matrix[group] + ridge, self._right[group] + _RIDGE * self._prior)
 
     def _scaled(self, window: Window) -> tuple[Float32, Float32]:
-        level = self._newborn.level(window, self._lags)
+        level = self._newborn.level(window, self._level)
         return level, level + np.float32(0.005)
 
-    def _own(self, window: Window, scale: Float32) -> tuple[Float32, Float32]:
+    def _own(self, window: Window, scale: Float32) -> tuple[Float32, Float32, Float32]:
         newest = np.minimum(window.row(window.closed) / scale, _LARGEST)
-        return newest, np.minimum(window.mean(self._recent) / scale, _LARGEST)
+        recent, week = (np.minimum(window.mean(length) / scale, _LARGEST) for length in (self._recent, self._lags))
+        return newest, recent, week
 
     def _body(self, window: Window, level: Float32, scale: Float32, recent: Float32) -> Float32:
         """float32[n, width], from lags relative to the level, the level and the age, in tiles."""

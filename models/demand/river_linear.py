@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing, utils
 
-from models.demand.expert import Expert, lag_steps, season_length
+from models.demand.expert import Expert, lag_steps, level_length, season_length
 from models.demand.newborn import Newborn
 from models.demand.window import Window
 from models.protocol import CALENDAR, DemandSpec, Float32, Float64, Ints, State
@@ -45,8 +45,9 @@ class RiverLinear(Expert):
         self._newborn = Newborn()
         self._short = season_length(spec)
         self._recent = max(2, self._short // 4)
+        self._level = level_length(spec)
         self._seasons = sorted(set(spec.seasons))
-        self._names = ["recent", *(f"lag_{season}" for season in self._seasons), *CALENDAR]
+        self._names = ["recent", "week", *(f"lag_{season}" for season in self._seasons), *CALENDAR]
         self.slots.add("volume", np.float32)
         self.slots.add("row", np.int32, -1)  # of the read-out arrays; -1: not a member
         self._members: list[tuple[int, preprocessing.StandardScaler, linear_model.LinearRegression]] = []  # by slot
@@ -56,7 +57,7 @@ class RiverLinear(Expert):
     def lookback(self) -> int:
         """Seasonal lags, and a level as it stood before the longest probe."""
         lags = [season * -(-self.spec.horizon // season) for season in self._seasons]
-        return max([*lags, self.spec.probes[-1] + self._short, Newborn.lookback])
+        return max([*lags, self.spec.probes[-1] + self._level, Newborn.lookback])
 
     def covers(self, window: Window) -> NDArray[np.bool_]:
         """The members."""
@@ -64,7 +65,7 @@ class RiverLinear(Expert):
 
     def means(self, window: Window, horizon: int) -> Float32:
         """The regressions' means for members, the recent level for others."""
-        level = self._newborn.level(window, self._short)
+        level = self._newborn.level(window, self._level)
         out = np.repeat(level[:, None], horizon, axis=1)
         mine = np.flatnonzero(self.covers(window))
         if not len(mine):
@@ -81,8 +82,7 @@ class RiverLinear(Expert):
 
     def _features(self, window: Window, mine: Ints, scale: Float64, horizon: int) -> list[Float64]:
         """One float64[m or 1, horizon or 1] a feature."""
-        recent = window.mean(self._recent)[mine] / scale
-        out: list[Float64] = [recent[:, None]]
+        out: list[Float64] = [(window.mean(length)[mine] / scale)[:, None] for length in (self._recent, self._short)]
         for season in self._seasons:
             rows = [window.row(window.closed + int(lag))[mine] for lag in lag_steps(season, horizon)]
             out.append(np.minimum(np.stack(rows, axis=1) / scale[:, None], _LARGEST))
@@ -108,8 +108,8 @@ class RiverLinear(Expert):
         mine = np.flatnonzero(self.covers(window) & (old.age() >= 2))
         if not len(mine):
             return
-        scale = _scale(self._newborn.level(old, self._short)[mine])
-        columns: list[Float64] = [old.mean(self._recent)[mine] / scale]
+        scale = _scale(self._newborn.level(old, self._level)[mine])
+        columns: list[Float64] = [old.mean(length)[mine] / scale for length in (self._recent, self._short)]
         for season in self._seasons:
             lag = int(lag_steps(season, probe)[-1])
             columns.append(np.minimum(old.row(old.closed + lag)[mine] / scale, _LARGEST))

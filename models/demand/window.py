@@ -38,6 +38,7 @@ class Window:
         self.whole: NDArray[np.bool_] = panel.whole[panel.slots]
         self.first: Ints = panel.first[panel.slots]
         self._rows: dict[int, Float32] = {}
+        self._means: dict[tuple[int, int], Float32] = {}
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -50,6 +51,7 @@ class Window:
         """
         other = object.__new__(Window)
         other.panel, other.slots, other.whole, other.first, other._rows = self.panel, self.slots, self.whole, self.first, self._rows
+        other._means = self._means
         other.closed = self.closed - buckets
         return other
 
@@ -83,15 +85,20 @@ class Window:
         return self.panel.observed() if self.closed == self.panel.closed else self.row(self.closed).astype(np.float64)
 
     def mean(self, length: int) -> Float32:
-        """float32[n], units a bucket over the last `length` buckets, or since the item was first seen.
+        """float32[n], units a bucket over the last `length` buckets, or since the item was first seen. Not to be written to.
 
         Args:
             length: at least 1.
         """
+        known = self._means.get((self.closed, length))
+        if known is not None:
+            return known
         total = np.zeros(len(self), dtype=np.float32)
         for bucket in range(self.closed - length + 1, self.closed + 1):
             total += self.row(bucket)
-        return np.asarray(total / np.clip(self.age(), 1, length).astype(np.float32), dtype=np.float32)
+        mean: Float32 = np.asarray(total / np.clip(self.age(), 1, length).astype(np.float32), dtype=np.float32)
+        self._means[self.closed, length] = mean
+        return mean
 
     def at_first(self, oldest: int) -> Float32:
         """float32[n], units in the bucket in which each item was first seen; zeros where that is older than `oldest`.
