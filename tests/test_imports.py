@@ -21,6 +21,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stream.kafka",),
     ("stream.topics",),
     ("stream.runners", "stream.check"),
+    ("stream.replay",),
+    ("stream.bench",),
     ("stream.cli",),
 )
 """From the lowest up. A module may import its own package and those of lower layers, not its neighbours'."""

@@ -148,7 +148,7 @@ class Loop:
         monotonic: seconds, for waiting and measuring.
         wall: epoch seconds, for latencies only.
         targets: with until_end, asked until it gives the end offset of each input partition; default: the ends when the loop starts.
-        progress: told (partition, replayed, of) while state is rebuilt.
+        progress: told (partition, replayed, of) while state is rebuilt; (partition, 0, 0) if it is given up.
     """
 
     def __init__(
@@ -312,7 +312,8 @@ class Loop:
     def revoked(self, partitions: list[Partition]) -> None:
         """Listener: gives partitions up; their state stays warm in case they come back untouched."""
         for partition in partitions:
-            self.restoring.pop(partition, None)
+            if self.restoring.pop(partition, None) is not None and self.progress is not None:
+                self.progress(partition, 0, 0)
             if partition in self.unopened:
                 self.unopened.remove(partition)
             owned = self.owned.pop(partition, None)
@@ -340,7 +341,8 @@ class Loop:
                     owned.position = step.next_offset
                     self._replay_ends(owned)
                 if self.progress is not None:
-                    self.progress(partition, owned.position - owned.bookmark.origin, work.target - owned.bookmark.origin)
+                    at = owned.position if messages is not None else work.target  # the last offsets may hold no message
+                    self.progress(partition, at - owned.bookmark.origin, work.target - owned.bookmark.origin)
                 if messages is None:
                     owned.position = work.target
                     self._replay_ends(owned)
