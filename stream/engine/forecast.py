@@ -56,7 +56,7 @@ class ForecastSpec:
 
 
 @dataclass(slots=True)
-class _SourceState:
+class SourceState:
     """What is known of a source partition."""
 
     reached: int | None = None
@@ -137,7 +137,7 @@ class ForecastShard:
     def __init__(self, spec: ForecastSpec) -> None:
         self.spec = spec
         self.epochs = Grid(spec.agreement.smallest, spec.zone)
-        self.sources: dict[Source, _SourceState] = {}
+        self.sources: dict[Source, SourceState] = {}
         self.roster_known = False
         self.held: dict[int, list[Segment]] = {}
         self.next_epoch: int | None = None
@@ -150,7 +150,7 @@ class ForecastShard:
         self.seen_ms: Ints = np.zeros(0, np.int64)
         self.resolutions = [_Resolution(r, spec) for r in spec.resolutions]
         self.counters = Counters()
-        self._grow(256)
+        self.resize(256)
 
     # -- what the shell asks -----------------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class ForecastShard:
             self._meet(block)
             return
         assert block.source is not None
-        source = self.sources.setdefault(block.source, _SourceState())
+        source = self.sources.setdefault(block.source, SourceState())
         if block.kind == "idle":
             source.idle = True
         elif block.kind == "end":
@@ -211,7 +211,7 @@ class ForecastShard:
             )
         self.roster_known = True
         for source in block.roster:
-            self.sources.setdefault(source, _SourceState())
+            self.sources.setdefault(source, SourceState())
 
     def _advance(self) -> Iterator[Columns]:
         if not self.roster_known:
@@ -387,7 +387,10 @@ class ForecastShard:
 
     # -- slots -------------------------------------------------------------------------------------------------------
 
-    def _grow(self, capacity: int) -> None:
+    def resize(self, capacity: int) -> None:
+        """Room for more items; never shrinks."""
+        if capacity <= self.capacity:
+            return
         for name, fill in (("live", False), ("whole", True), ("seen_ms", 0)):
             old = getattr(self, name)
             grown = np.full(capacity, fill, old.dtype)
@@ -401,7 +404,7 @@ class ForecastShard:
 
     def _allocate(self, names: list[str]) -> None:
         while len(self.free) < len(names):
-            self._grow(self.capacity * 2)
+            self.resize(self.capacity * 2)
         for name in names:
             slot = self.free.pop()
             self.index[name] = slot

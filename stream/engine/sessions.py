@@ -48,7 +48,7 @@ class SessionBook:
         model: scores and learns; owns the recurrent state of each slot.
     """
 
-    _ARRAYS: tuple[tuple[str, type], ...] = (
+    ARRAYS: tuple[tuple[str, type], ...] = (
         ("state", np.int8),
         ("last_ms", np.int64),
         ("start_ms", np.int64),
@@ -83,7 +83,7 @@ class SessionBook:
         self.cart_position: Ints = np.zeros(0, np.int64)
         self.published: NDArray[np.float32] = np.zeros(0, np.float32)
         self.counts: Ints = np.zeros((0, _KINDS), np.int64)
-        self._grow(1024)
+        self.resize(1024)
 
     @property
     def live(self) -> int:
@@ -92,8 +92,11 @@ class SessionBook:
 
     # -- slots -------------------------------------------------------------------------------------------------------
 
-    def _grow(self, capacity: int) -> None:
-        for name, kind in self._ARRAYS:
+    def resize(self, capacity: int) -> None:
+        """Room for more sessions; never shrinks."""
+        if capacity <= self.capacity:
+            return
+        for name, kind in self.ARRAYS:
             grown: NDArray[np.generic] = np.zeros(capacity, kind)
             grown[: self.capacity] = getattr(self, name)
             setattr(self, name, grown)
@@ -106,9 +109,13 @@ class SessionBook:
         self.capacity = capacity
         self.model.resize(capacity)
 
+    def reindex(self) -> None:
+        """Finds the live sessions' keys again after the arrays were replaced."""
+        self.index = {self.keys[slot]: slot for slot in np.flatnonzero(self.state == _LIVE).tolist()}
+
     def _allocate(self, count: int) -> Ints:
         while len(self.free) < count:
-            self._grow(self.capacity * 2)
+            self.resize(self.capacity * 2)
         taken = self.free[len(self.free) - count :]
         del self.free[len(self.free) - count :]
         return np.array(taken, dtype=np.int64)

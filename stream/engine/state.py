@@ -1,0 +1,196 @@
+"""The engines' whole state as arrays by name, and back: what a snapshot holds. No file, no format, no pickle.
+
+A shard that restored another's state goes on as that one would have, to the bit. Names are paths ("1h.units.closed"), so
+that a reader of a snapshot sees what is what. `VERSION` grows with every change that an older reader could not follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.engine.activity import Segment, Source
+from stream.engine.columns import Ints
+from stream.engine.forecast import ForecastShard
+from stream.engine.forecast import SourceState as SourceProgress
+from stream.engine.ingest import IngestShard
+from stream.engine.sessions import SessionBook
+from stream.engine.windows import Channel
+
+VERSION = 1
+
+State = dict[str, NDArray[Any]]
+
+
+def pack_texts(texts: Sequence[str]) -> State:
+    """Texts as arrays: `bytes` uint8[total] (UTF-8, one after the other) and `ends` int64[texts]."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return {
+        "bytes": np.frombuffer(b"".join(encoded), np.uint8).copy(),
+        "ends": np.cumsum([len(part) for part in encoded], dtype=np.int64),
+    }
+
+
+def unpack_texts(state: Mapping[str, NDArray[Any]]) -> list[str]:
+    """What pack_texts was given."""
+    data, ends = state["bytes"].tobytes(), state["ends"].tolist()
+    return [data[start:end].decode("utf-8", "surrogatepass") for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
+
+
+def _below(prefix: str, state: Mapping[str, NDArray[Any]]) -> State:
+    return {f"{prefix}{name}": array for name, array in state.items()}
+
+
+def _under(prefix: str, state: Mapping[str, NDArray[Any]]) -> State:
+    return {name[len(prefix) :]: array for name, array in state.items() if name.startswith(prefix)}
+
+
+def _note(value: object) -> NDArray[np.uint8]:
+    """A small value as bytes of msgpack, for what is no column."""
+    return np.frombuffer(msgspec.msgpack.encode(value), np.uint8).copy()
+
+
+# -- ingest ----------------------------------------------------------------------------------------------------------
+
+
+class _IngestNote(msgspec.Struct):
+    max_ms: int
+    reached: int | None
+    grain: int
+
+
+def ingest_state(shard: IngestShard) -> State:
+    """All that decides what an ingest shard gives from here on."""
+    state: State = {"note": _note(_IngestNote(shard.max_ms, shard.reached, shard.grain))}
+    if shard.book is not None:
+        state |= _below("sessions.", _book_state(shard.book))
+    return state
+
+
+def restore_ingest(shard: IngestShard, state: Mapping[str, NDArray[Any]]) -> None:
+    """Makes a fresh shard of the same configuration the one that gave the state."""
+    note = msgspec.msgpack.decode(state["note"].tobytes(), type=_IngestNote)
+    shard.max_ms, shard.reached, shard.grain = note.max_ms, note.reached, note.grain
+    if shard.book is not None:
+        _restore_book(shard.book, _under("sessions.", state))
+
+
+def _book_state(book: SessionBook) -> State:
+    state: State = {name: getattr(book, name).copy() for name, _ in book.ARRAYS}
+    state["counts"] = book.counts.copy()
+    state["free"] = np.array(book.free, dtype=np.int64)
+    state |= _below("keys.", pack_texts(book.keys)) | _below("users.", pack_texts(book.users))
+    return state | _below("model.", book.model.state())
+
+
+def _restore_book(book: SessionBook, state: Mapping[str, NDArray[Any]]) -> None:
+    book.resize(len(state["state"]))
+    for name, kind in book.ARRAYS:
+        setattr(book, name, np.array(state[name], dtype=kind))
+    book.counts = np.array(state["counts"], dtype=np.int64)
+    book.free = state["free"].tolist()
+    book.keys, book.users = unpack_texts(_under("keys.", state)), unpack_texts(_under("users.", state))
+    book.reindex()
+    book.model.restore(_under("model.", state))
+
+
+# -- forecast --------------------------------------------------------------------------------------------------------
+
+
+class _SourceNote(msgspec.Struct):
+    name: str
+    partition: int
+    reached: int | None
+    idle: bool
+    ended: bool
+    max_ms: int | None
+
+
+class _ForecastNote(msgspec.Struct):
+    sources: list[_SourceNote]
+    roster_known: bool
+    next_epoch: int | None
+    closed: list[int | None]
+    scales: list[dict[str, int]]
+
+
+def forecast_state(shard: ForecastShard) -> State:
+    """All that decides what a forecast shard gives from here on."""
+    note = _ForecastNote(
+        [_SourceNote(s.name, s.partition, p.reached, p.idle, p.ended, p.max_ms) for s, p in sorted(shard.sources.items(), key=_by_source)],
+        shard.roster_known,
+        shard.next_epoch,
+        [r.windows.closed for r in shard.resolutions],
+        [{name: channel.scale for name, channel in r.windows.channels.items()} for r in shard.resolutions],
+    )
+    state: State = {
+        "note": _note(note),
+        "held": _note(dict(sorted(shard.held.items()))),
+        "live": shard.live.copy(),
+        "whole": shard.whole.copy(),
+        "seen_ms": shard.seen_ms.copy(),
+        "free": np.array(shard.free, dtype=np.int64),
+    }
+    state |= _below("names.", pack_texts(shard.names))
+    for resolution in shard.resolutions:
+        prefix = f"{resolution.spec.size}."
+        state |= {f"{prefix}first": resolution.first.copy(), f"{prefix}active": resolution.active.copy()}
+        state[f"{prefix}spikes"] = resolution.spikes.level.copy()
+        state |= _below(f"{prefix}model.", resolution.forecaster.state())
+        for name, channel in resolution.windows.channels.items():
+            state |= {f"{prefix}{name}.closed": channel.closed.copy(), f"{prefix}{name}.open": channel.open.copy()}
+    return state
+
+
+def restore_forecast(shard: ForecastShard, state: Mapping[str, NDArray[Any]]) -> None:
+    """Makes a fresh shard of the same configuration the one that gave the state."""
+    note = msgspec.msgpack.decode(state["note"].tobytes(), type=_ForecastNote)
+    shard.sources = {Source(s.name, s.partition): SourceProgress(s.reached, s.idle, s.ended, s.max_ms) for s in note.sources}
+    shard.roster_known, shard.next_epoch = note.roster_known, note.next_epoch
+    shard.held = msgspec.msgpack.decode(state["held"].tobytes(), type=dict[int, list[Segment]])
+    shard.resize(len(state["live"]))
+    shard.live, shard.whole = np.array(state["live"], dtype=np.bool_), np.array(state["whole"], dtype=np.bool_)
+    shard.seen_ms = np.array(state["seen_ms"], dtype=np.int64)
+    shard.free = state["free"].tolist()
+    shard.names = unpack_texts(_under("names.", state))
+    shard.index = {shard.names[slot]: slot for slot in np.flatnonzero(shard.live).tolist()}
+    for resolution, closed, scales in zip(shard.resolutions, note.closed, note.scales, strict=True):
+        prefix = f"{resolution.spec.size}."
+        resolution.first = np.array(state[f"{prefix}first"], dtype=np.int64)
+        resolution.active = np.array(state[f"{prefix}active"], dtype=np.int64)
+        resolution.spikes.level = np.array(state[f"{prefix}spikes"], dtype=np.int8)
+        resolution.forecaster.restore(_under(f"{prefix}model.", state))
+        resolution.windows.closed = closed
+        for name, channel in resolution.windows.channels.items():
+            _restore_channel(channel, state[f"{prefix}{name}.closed"], state[f"{prefix}{name}.open"], scales[name])
+
+
+def _restore_channel(channel: Channel, closed: NDArray[Any], open_buckets: NDArray[Any], scale: int) -> None:
+    channel.closed, channel.open, channel.scale = np.array(closed), np.array(open_buckets), scale
+
+
+def _by_source(pair: tuple[Source, object]) -> tuple[str, int]:
+    return pair[0].name, pair[0].partition
+
+
+def size_bytes(state: Mapping[str, NDArray[Any]]) -> int:
+    """Bytes of all arrays."""
+    return sum(array.nbytes for array in state.values())
+
+
+__all__ = [
+    "VERSION",
+    "Ints",
+    "State",
+    "forecast_state",
+    "ingest_state",
+    "pack_texts",
+    "restore_forecast",
+    "restore_ingest",
+    "size_bytes",
+    "unpack_texts",
+]
