@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,9 +102,8 @@ class IngestWork:
         decoded = self.decoder.decode(messages)
         bytes_of: dict[int, tuple[bytes | None, bytes | None]] = {}
         if decoded.rejected:
-            place = {offset: i for i, offset in enumerate(messages.offsets)}
             for bad in decoded.rejected:
-                i = place[bad.offset]
+                i = bisect_left(messages.offsets, bad.offset)
                 bytes_of[bad.offset] = (messages.key(i), messages.values[i])
         self._keep_for_late(messages, decoded, bytes_of)
         self.queue.append(_Waiting(decoded, bytes_of))
@@ -119,9 +119,8 @@ class IngestWork:
         high = np.maximum(np.maximum.accumulate(rows.time_ms), max(queue_high, self.engine.max_ms))
         late = np.flatnonzero(rows.time_ms < high - spec.out_of_orderness_ms - spec.allowed_lateness_ms)
         if len(late):
-            place = {offset: i for i, offset in enumerate(messages.offsets)}
             for offset in set(rows.offset[late].tolist()):
-                i = place[offset]
+                i = bisect_left(messages.offsets, offset)
                 bytes_of[offset] = (messages.key(i), messages.values[i])
 
     def step(self, limit_ms: int, max_rows: int, before: int | None = None) -> Step:

@@ -40,6 +40,8 @@ SLICE_BYTES = 8 * 1024 * 1024
 FOREIGN_SECONDS = 1.0
 HELD_BACK_SECONDS = 0.02
 RESTORE_SECONDS = 0.2
+WARM_SECONDS = 60.0
+"""So long the state of a partition that was given up is kept, in case it comes back."""
 
 
 class Bookmark(msgspec.Struct, omit_defaults=True):
@@ -318,6 +320,7 @@ class Loop:
                 self.unopened.remove(partition)
             owned = self.owned.pop(partition, None)
             if owned is not None:
+                owned.silent_since = self.monotonic()
                 self.warm[partition] = owned
                 self.observer.forget(self.stage.name, partition)
 
@@ -331,7 +334,11 @@ class Loop:
         for partition, work in list(self.restoring.items()):
             owned = work.owned
             while True:
-                messages = next(work.reader, None)
+                try:
+                    messages = next(work.reader, None)
+                except Unreachable:  # a broker that is away ends no restore: the next turn goes on where this one stopped
+                    work.reader = self.member.read(partition, owned.position, work.target)
+                    return
                 if messages is not None:
                     owned.shard.accept(messages)
                 while owned.shard.waiting:
@@ -348,8 +355,8 @@ class Loop:
                     self._replay_ends(owned)
                     owned.shard.quiet = False
                     del self.restoring[partition]
-                    span = self.member.spans([partition])[partition]
-                    self._own(owned, span)
+                    owned.silent_since = self.monotonic()
+                    self.owned[partition] = owned
                     self.member.resume_at({partition: work.target})
                     seconds = self.monotonic() - work.began
                     self.observer.restored(seconds)
@@ -655,6 +662,8 @@ class Loop:
             except LogError as error:
                 logger.warning("%s: cannot read the group's positions: %s", self.stage.name, error)
             self.foreign_at = now
+        for partition in [p for p, o in self.warm.items() if now - o.silent_since > WARM_SECONDS]:
+            del self.warm[partition]
         if now - self.observed_at >= FOREIGN_SECONDS:
             self.observed_at = now
             self.observer.reachable(self.stage.name, self.member.reachable)
