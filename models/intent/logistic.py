@@ -7,6 +7,7 @@ which rows are scored with it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -33,6 +34,21 @@ class _Regression(linear_model.LogisticRegression):
         for index, column in enumerate(cols):
             out += X[:, index] * self._weights[column]
         return out
+
+    def learn_rows(self, x: Float64, columns: Sequence[str], y: Float64, w: float) -> None:
+        """River's `learn_many` without data frames, which cost more than all the rest of a small batch.
+
+        Args:
+            x: float64[n, columns].
+            columns: their names.
+            y: float64[n], 0 or 1.
+            w: weight of the batch.
+        """
+        saved = self._enter_learn_mode(set(columns))
+        try:
+            self._fit(columns, y, w, partial(self._eval_gradient_many, x))
+        finally:
+            self._exit_learn_mode(saved)
 
 
 class LogisticIntent:
@@ -104,7 +120,7 @@ class LogisticIntent:
                 label = samples.label[head][rows[part]]
                 # A mean of few gradients is mostly noise: it moves by as much as it knows.
                 trust = min(1.0, (len(label) / 16.0) ** 0.5)
-                model.learn_many(pd.DataFrame(x[part], columns=self._columns), pd.Series(label), w=trust)
+                model.learn_rows(x[part], self._columns, label, trust)
         self._read()
         self.forget(slots)
 

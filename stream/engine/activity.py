@@ -126,10 +126,9 @@ def number_items(items: Sequence[str] | None, rows: int) -> ItemColumn:
     """
     if items is None:
         return ItemColumn(np.full(rows, -1, np.int64), [], np.zeros(0, np.int64))
-    local: dict[str, int] = {}
-    number = local.setdefault
-    column = np.array([number(item, len(local)) for item in items], dtype=np.int64)
-    names = list(local)
+    names = list(dict.fromkeys(items))
+    local = dict(zip(names, range(len(names)), strict=True))
+    column = np.fromiter(map(local.__getitem__, items), np.int64, rows)
     crc = np.array([zlib.crc32(name.encode()) for name in names], dtype=np.int64)
     if "" in local:
         column[column == local[""]] = -1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,10 +137,10 @@ class SessionBook:
         """
         keys = rows.user if self.spec.by_user else rows.session
         assert keys is not None and rows.event is not None
-        local: dict[str, int] = {}
-        number = local.setdefault
-        group_of_row = np.array([number(key, len(local)) for key in keys], dtype=np.int64)
-        known = np.array([self.index.get(key, -1) for key in local], dtype=np.int64)
+        key_list = list(dict.fromkeys(keys))
+        local = dict(zip(key_list, range(len(key_list)), strict=True))
+        group_of_row = np.fromiter(map(local.__getitem__, keys), np.int64, len(keys))
+        known = np.fromiter(map(self.index.get, key_list, repeat(-1)), np.int64, len(key_list))
 
         order = np.argsort(group_of_row, kind="stable")
         group, time = group_of_row[order], rows.time_ms[order]
@@ -162,7 +163,6 @@ class SessionBook:
         stops = np.append(starts[1:], len(order))
         continued = ~restart[starts]
 
-        key_list = list(local)
         old_slot = known[group[starts]]
         new_runs = np.flatnonzero(~continued)
         slot = old_slot.copy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -227,12 +227,12 @@ class _Batch:
         if not searches.any():
             return self._ids("item", required=True)
         # What concerns no item may leave it out; the others may not.
-        faults, self.faults = self.faults, Faults()
-        item = self._ids("item", required=True)
-        for row, fault in self.faults.by_row.items():
-            if fault.reason != "missing_field" or not searches[row]:
-                faults.note(row, *fault)
-        self.faults = faults
+        item = self._ids("item")
+        assert item is not None
+        if "" in item:
+            missing = ~np.fromiter(map(bool, item), dtype=np.bool_, count=len(item)) & ~searches
+            for row in np.flatnonzero(missing).tolist():
+                self.faults.note(row, "missing_field", "item", "must be there and not be empty")
         return item
 
     def _extra(self) -> dict[str, list[object]] | None:
@@ -314,12 +314,14 @@ def _objects(column: Ints) -> list[object]:
 
 
 def _select(rows: Rows, kept: Ints) -> Rows:
-    chosen = kept.tolist()
+    mask = np.zeros(len(rows), dtype=np.bool_)
+    mask[kept] = True
+    chosen = mask.tolist()
 
     def part(column: Any) -> Any:
         if column is None:
             return None
-        return column[kept] if isinstance(column, np.ndarray) else [column[row] for row in chosen]
+        return column[kept] if isinstance(column, np.ndarray) else list(compress(column, chosen))
 
     columns = ("offset", "stamp_ms", "time_ms", "item", "event", "session", "user", "order", "price", "quantity", "cancelled")
     extra = None if rows.extra is None else {name: part(values) for name, values in rows.extra.items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import compress, count, repeat
+from operator import is_
 from typing import Any, NamedTuple
 
 _SHOWN = 80
@@ -57,8 +59,7 @@ def by_type(values: list[Any]) -> Iterator[tuple[type, list[int] | None, list[An
     if len(kinds) == 1:
         yield kinds.pop(), None, values
         return
-    rows: dict[type, list[int]] = {kind: [] for kind in kinds}
-    for row, value in enumerate(values):
-        rows[type(value)].append(row)
-    for kind, chosen in rows.items():
-        yield kind, chosen, [values[row] for row in chosen]
+    types = list(map(type, values))
+    for kind in kinds:
+        mask = list(map(is_, types, repeat(kind)))
+        yield kind, list(compress(count(), mask)), list(compress(values, mask))

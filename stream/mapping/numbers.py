@@ -86,6 +86,8 @@ def read_micro(values: list[Any], field: str, faults: Faults, required: bool) ->
     if not values:
         return micro
     for kind, rows, part in by_type(values):
+        if kind is type(None) and not required:
+            continue  # most events carry no price: no call for each of them
         numbered = range(len(part)) if rows is None else rows
         if kind is int:
             bounded = np.array(_bounded(part), dtype=np.int64)
