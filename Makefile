@@ -9,7 +9,12 @@ BIN := $(VENV)/bin
 # Arguments for the commands below: make demo ARGS="--seconds 30", make test ARGS="-k records -x"
 ARGS ?=
 
-.PHONY: help setup demo test lint format types bench clean
+# make chaos SECONDS=600 SEED=7
+SECONDS ?= 600
+EVERY ?= 5
+SEED ?=
+
+.PHONY: help setup demo test chaos lint format types bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -30,6 +35,9 @@ demo: setup ## a simulated shop and its live forecasts in this terminal; Ctrl-C 
 
 test: setup ## every test; those that need a real Kafka or the real shops' files say so when they are skipped
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: setup ## processes and brokers killed for SECONDS=600 (one every EVERY=5), drawn from SEED; says whether anything was lost
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --every $(EVERY) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
