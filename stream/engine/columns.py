@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def join(parts: Sequence[Rows]) -> Rows:
         columns = [getattr(part, name) for part in parts]
         if columns[0] is None:
             return None
-        return [value for values in columns for value in values] if isinstance(columns[0], list) else np.concatenate(columns)
+        return list(chain.from_iterable(columns)) if isinstance(columns[0], list) else np.concatenate(columns)
 
     names = ("offset", "stamp_ms", "time_ms", "item", "event", "session", "user", "order", "price", "quantity", "cancelled")
     extra = parts[0].extra

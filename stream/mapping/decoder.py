@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from itertools import compress, repeat
 from typing import Any, Protocol
 
 import numpy as np
 
 from stream.config import Time
-from stream.engine.columns import MICRO, MISSING, Bools, Decoded, Event, Ints, Rejected, Rows
+from stream.engine.columns import MICRO, MISSING, Bools, Decoded, Event, Ints, Rejected, Rows, join
 from stream.engine.time import Zone
 from stream.mapping.faults import Fault, Faults, got
 from stream.mapping.framing import Framing
@@ -17,6 +19,9 @@ from stream.mapping.shape import Shape, pick
 from stream.mapping.stamps import read_times
 from stream.sources import EVENTS, Source
 
+_AT_ONCE = 2_048
+"""Messages that are taken to columns together: each field is picked out of objects that are still in the processor's cache. Of 5,000
+or 20,000 at once each message took half as long again."""
 _NOUNS = {"offers": "offer", "reviews": "review", "signals": "signal"}
 _NEEDS_ITEM = (Event.VIEW, Event.CART, Event.REMOVE, Event.PURCHASE)
 _TEXTS = ("name", "promotion", "category", "brand", "text")
@@ -67,8 +72,27 @@ class Decoder:
             Rows and rejected messages, both in offset order; a message that is in neither
             is counted as ignored, or is an order without lines.
         """
-        batch = _Batch(self, messages)
-        return batch.decoded()
+        offsets, stamps_ms, values = messages.offsets, messages.stamps_ms, messages.values
+        if len(offsets) <= _AT_ONCE:
+            return _Batch(self, messages).decoded()
+        parts = [
+            _Batch(self, _Part(offsets[at : at + _AT_ONCE], stamps_ms[at : at + _AT_ONCE], values[at : at + _AT_ONCE])).decoded()
+            for at in range(0, len(offsets), _AT_ONCE)
+        ]
+        counts: Counter[str] = Counter()
+        for part in parts:
+            counts.update(part.events)
+        rejected = [bad for part in parts for bad in part.rejected]
+        return Decoded(join([part.rows for part in parts]), rejected, dict(counts), parts[-1].next_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some messages of a batch."""
+
+    offsets: list[int]
+    stamps_ms: list[int]
+    values: list[bytes | None]
 
 
 class _Batch:
