@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stream.kafka",),
     ("stream.topics",),
     ("stream.runners", "stream.check"),
-    ("stream.replay",),
+    ("stream.replay", "stream.demo"),
     ("stream.bench",),
     ("stream.cli",),
 )
@@ -34,7 +34,7 @@ WALLS: dict[str, tuple[str, ...]] = {
     "torch": ("models",),
     "river": ("models",),
     "argparse": ("stream.cli",),
-    "rich": ("stream.cli",),
+    "rich": ("stream.cli", "stream.demo"),
 }
 """One package, one place that knows it."""
 

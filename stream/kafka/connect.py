@@ -85,7 +85,8 @@ def settings(properties: Mapping[str, Any], errors: Errors, defaults: Mapping[st
     """
     quiet = {} if "debug" in properties or "log_level" in properties else {"log_level": 2}  # its errors reach us as events
     common = {"client.id": "nowcart", "allow.auto.create.topics": False, "log.connection.close": False}
-    return {**common, **quiet, **defaults, **properties, **required, "error_cb": errors.heard, "logger": client_log}
+    theirs = {name: value for name, value in properties.items() if not name.startswith("nowcart.")}
+    return {**common, **quiet, **defaults, **theirs, **required, "error_cb": errors.heard, "logger": client_log}
 
 
 def settings_producer(

@@ -13,6 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 from stream.kafka.connect import START_TIMEOUT_S, Errors, log, partition_counts, reach, reason, servers, settings, translated
 from stream.kafka.fetching import CHUNK, KafkaMessages, batches, split
 from stream.kafka.log import Fetched, OffsetGone, Partition, Unreachable
+from stream.kafka.resting import REST, Resting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,8 +60,10 @@ def open_consumer(properties: Mapping[str, Any], errors: Errors, defaults: Mappi
         required: over CONSUMER_REQUIRED.
     """
     config = settings(properties, errors, {**CONSUMER_DEFAULTS, **defaults}, {**CONSUMER_REQUIRED, **required})
+    rest_ms = float(properties.get(REST, 0))
     try:
-        return Consumer(config)
+        consumer = Consumer(config)
+        return Resting(consumer, rest_ms / 1000) if rest_ms > 0 else consumer  # type: ignore[return-value]  # as good as one
     except KafkaException as caught:
         raise translated(reason(caught), properties, "reading [kafka]") from None
 
