@@ -131,9 +131,13 @@ class SlotArrays:
         for name, array in self._arrays.items():
             array[..., slots] = self._fill[name]
 
-    def state(self) -> State:
-        """Copies of all arrays by name."""
-        return {name: array.copy() for name, array in self._arrays.items()}
+    def state(self, copy: bool = True) -> State:
+        """All arrays by name.
+
+        Args:
+            copy: or the arrays themselves, for a reader that copies them a piece at a time while nothing changes.
+        """
+        return {name: array.copy() if copy else array for name, array in self._arrays.items()}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Takes copies of arrays that state() gave.

@@ -140,10 +140,10 @@ class Expert(ABC):
         self.readapt(window)
         self.slots.f32("next")[window.slots] = self.means(window, 1)[:, 0]
 
-    def state(self) -> State:
-        """Everything that decides later results."""
+    def state(self, copy: bool = True) -> State:
+        """Everything that decides later results; copy=False: the large arrays themselves."""
         own: State = {"closed": np.array([self._closed], dtype=np.int64), "spread": self._spread.copy()}
-        return own | put("slot.", self.slots.state()) | put("shared.", self.shared_state())
+        return own | put("slot.", self.slots.state(copy)) | put("shared.", self.shared_state())
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Takes what state() gave."""

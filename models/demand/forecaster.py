@@ -234,13 +234,13 @@ class DemandForecaster:
                 wape[name] = scored
         return {"wape": wape, "coverage": self._calibration.coverage()}
 
-    def state(self) -> State:
-        """Everything that decides later results: arrays by name."""
+    def state(self, copy: bool = True) -> State:
+        """Everything that decides later results: arrays by name; copy=False: the large ones themselves, not to be written to."""
         out: State = {"totals": self._totals.copy(), "errors": self._errors.copy()}
-        out |= put("slot.", self._slots.state()) | put("pending.", self._pending.slots.state())
+        out |= put("slot.", self._slots.state(copy)) | put("pending.", self._pending.slots.state(copy))
         out |= put("council.", self._council.state()) | put("calibration.", self._calibration.state())
         for expert in self.experts:
-            out |= put(f"expert.{expert.name}.", expert.state())
+            out |= put(f"expert.{expert.name}.", expert.state(copy))
         return out
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:

@@ -150,6 +150,8 @@ class ForecastShard:
         self.seen_ms: Ints = np.zeros(0, np.int64)
         self.resolutions = [_Resolution(r, spec) for r in spec.resolutions]
         self.counters = Counters()
+        self.changes = 0
+        """Grows with every epoch applied: between two of them the item arrays stand still."""
         self.resize(256)
 
     # -- what the shell asks -----------------------------------------------------------------------------------------
@@ -230,6 +232,7 @@ class ForecastShard:
             epoch = self.next_epoch
             self.next_epoch += 1
             yield from self._apply(epoch, self.epochs.end_of(epoch))
+            self._skip(target)
 
     def _begin(self, target: int) -> None:
         if self.next_epoch is None:
@@ -250,11 +253,25 @@ class ForecastShard:
             epoch = self.next_epoch
             self.next_epoch += 1
             yield from self._apply(epoch, min(self.epochs.end_of(epoch), last))
+            self._skip(self.epochs.number_of(last))
+
+    def _skip(self, target: int) -> None:
+        """While no item lives and none is to come, buckets close without a trace: goes straight to the next epoch that has rows.
+
+        Bucket by bucket (34 µs each) the years between one event with a wrong clock and today's would take minutes.
+        """
+        assert self.next_epoch is not None
+        epoch = min([target, *self.held])
+        if not self.index and epoch > self.next_epoch:
+            self.next_epoch = epoch
+            for resolution in self.resolutions:
+                resolution.windows.begin(resolution.grid.number_of(self.epochs.start_of(epoch)))
 
     # -- an epoch ----------------------------------------------------------------------------------------------------
 
     def _apply(self, epoch: int, boundary_ms: int) -> Iterator[Columns]:
         """Applies an epoch's rows, publishes corrections, then closes the buckets that end by the boundary."""
+        self.changes += 1
         segments = self.held.pop(epoch, None)
         if segments:
             rows = self._merge(segments)

@@ -120,6 +120,11 @@ class _ForecastNote(msgspec.Struct):
 
 def forecast_state(shard: ForecastShard) -> State:
     """All that decides what a forecast shard gives from here on."""
+    return {name: array.copy() for name, array in forecast_arrays(shard).items()} | forecast_note(shard)
+
+
+def forecast_note(shard: ForecastShard) -> State:
+    """The part that changes with every block: what was heard from the sources, and what waits for its epoch."""
     note = _ForecastNote(
         [_SourceNote(s.name, s.partition, p.reached, p.idle, p.ended, p.max_ms) for s, p in sorted(shard.sources.items(), key=_by_source)],
         shard.roster_known,
@@ -127,22 +132,27 @@ def forecast_state(shard: ForecastShard) -> State:
         [r.windows.closed for r in shard.resolutions],
         [{name: channel.scale for name, channel in r.windows.channels.items()} for r in shard.resolutions],
     )
+    return {"note": _note(note), "held": _note(dict(sorted(shard.held.items())))}
+
+
+def forecast_arrays(shard: ForecastShard) -> State:
+    """The part that changes with epochs only: the arrays themselves. Whoever copies them a piece at a time sees from
+    `shard.changes` whether an epoch came between.
+    """
     state: State = {
-        "note": _note(note),
-        "held": _note(dict(sorted(shard.held.items()))),
-        "live": shard.live.copy(),
-        "whole": shard.whole.copy(),
-        "seen_ms": shard.seen_ms.copy(),
+        "live": shard.live,
+        "whole": shard.whole,
+        "seen_ms": shard.seen_ms,
         "free": np.array(shard.free, dtype=np.int64),
     }
     state |= _below("names.", pack_texts(shard.names))
     for resolution in shard.resolutions:
         prefix = f"{resolution.spec.size}."
-        state |= {f"{prefix}first": resolution.first.copy(), f"{prefix}active": resolution.active.copy()}
-        state[f"{prefix}spikes"] = resolution.spikes.level.copy()
-        state |= _below(f"{prefix}model.", resolution.forecaster.state())
+        state |= {f"{prefix}first": resolution.first, f"{prefix}active": resolution.active}
+        state[f"{prefix}spikes"] = resolution.spikes.level
+        state |= _below(f"{prefix}model.", resolution.forecaster.state(copy=False))
         for name, channel in resolution.windows.channels.items():
-            state |= {f"{prefix}{name}.closed": channel.closed.copy(), f"{prefix}{name}.open": channel.open.copy()}
+            state |= {f"{prefix}{name}.closed": channel.closed, f"{prefix}{name}.open": channel.open}
     return state
 
 
@@ -186,6 +196,8 @@ __all__ = [
     "VERSION",
     "Ints",
     "State",
+    "forecast_arrays",
+    "forecast_note",
     "forecast_state",
     "ingest_state",
     "pack_texts",
