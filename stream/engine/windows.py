@@ -120,7 +120,7 @@ class Windows:
         self.channels = {name: Channel(depth if name == "units" else self.room, ahead, name in QUANTITIES) for name in CHANNELS}
 
     def begin(self, bucket: int) -> None:
-        """The first bucket, open now."""
+        """The bucket that is open now: the first, or the first after a time without items."""
         self.closed = bucket - 1
 
     def resize(self, capacity: int) -> None:
