@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from models.protocol import DemandSpec
 from stream.config import Bucket, Config, UserError
 from stream.engine.activity import Block, BlockError, decode_block
 from stream.engine.columns import DemandColumns, SpikeColumns
 from stream.engine.forecast import AgreementError, ForecastShard, ForecastSpec, ResolutionSpec
+from stream.engine.state import forecast_arrays, forecast_note, restore_forecast
 from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.records import HEADERS, encode_demand, encode_spikes
@@ -139,6 +142,19 @@ class ForecastWork:
 
     def idle(self) -> list[Records]:
         return []
+
+    @property
+    def changes(self) -> int:
+        return self.engine.changes
+
+    def still(self) -> Mapping[str, NDArray[Any]]:
+        return forecast_arrays(self.engine)
+
+    def moving(self) -> dict[str, NDArray[Any]]:
+        return forecast_note(self.engine)
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        restore_forecast(self.engine, state)
 
     def greet(self) -> list[Records]:
         return []

@@ -6,9 +6,10 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.device import pick
 from models.intent.scorer import IntentScorer
@@ -18,6 +19,7 @@ from stream.engine import activity
 from stream.engine.columns import Decoded, Rejected, Rows, join
 from stream.engine.ingest import Ingested, IngestShard, IngestSpec
 from stream.engine.sessions import FEATURES, SessionBook, SessionSpec
+from stream.engine.state import ingest_state, restore_ingest
 from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.mapping import Decoder
@@ -223,6 +225,19 @@ class IngestWork:
 
     def idle(self) -> list[Records]:
         return [records for output in self._publish(self.engine.idle(), {}) for records in output]
+
+    @property
+    def changes(self) -> int:
+        return 0
+
+    def still(self) -> Mapping[str, NDArray[Any]]:
+        return {}  # every event changes sessions
+
+    def moving(self) -> dict[str, NDArray[Any]]:
+        return ingest_state(self.engine)
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        restore_ingest(self.engine, state)
 
     def greet(self) -> list[Records]:
         """The roster: which source partitions forecast has to wait for, in every activity partition before our first block."""

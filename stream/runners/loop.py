@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Protocol
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from stream.config import UserError
 from stream.kafka.log import LogError, Member, Messages, Outcome, Partition, Position, Records, Span, Unreachable
+from stream.runners.keeping import Keeper, Saved, Vault
 from stream.runners.stage import UNKNOWN, Shard, Stage, Step
 
 logger = logging.getLogger("nowcart.loop")
@@ -95,6 +97,8 @@ class Owned:
     """Computed, not known to be committed."""
     greeted: bool = False
     paused: bool = False
+    ends_left: list[int] = field(default_factory=list)
+    """Ends of the partition that a replay has still to come by."""
     ended_at: int | None = None
     """The end offset that a fetch has reported, if nothing has come since."""
     silent_since: float = 0.0
@@ -105,9 +109,11 @@ class Restoring:
     """A partition whose state is being rebuilt by replaying its log."""
 
     owned: Owned
-    reader: Iterator[Messages]
     target: int
     began: float
+    load: Future[Saved | None] | None
+    """The newest snapshot, while it is being read."""
+    reader: Iterator[Messages] | None = None
 
 
 class Observer(Protocol):
@@ -150,6 +156,7 @@ class Loop:
         monotonic: seconds, for waiting and measuring.
         wall: epoch seconds, for latencies only.
         targets: with until_end, asked until it gives the end offset of each input partition; default: the ends when the loop starts.
+        vault: where snapshots are kept; None: state is always rebuilt from the log's beginning.
         progress: told (partition, replayed, of) while state is rebuilt; (partition, 0, 0) if it is given up.
     """
 
@@ -163,6 +170,7 @@ class Loop:
         wall: Callable[[], float],
         targets: Callable[[], Mapping[Partition, int] | None] | None = None,
         progress: Callable[[Partition, int, int], None] | None = None,
+        vault: Vault | None = None,
     ) -> None:
         self.member = member
         self.stage = stage
@@ -171,6 +179,7 @@ class Loop:
         self.monotonic = monotonic
         self.wall = wall
         self.progress = progress
+        self.keeper = None if vault is None else Keeper(vault, stage.name, monotonic)
         self.owned: dict[Partition, Owned] = {}
         self.warm: dict[Partition, Owned] = {}
         self.restoring: dict[Partition, Restoring] = {}
@@ -197,7 +206,7 @@ class Loop:
             return False, f"{self.stage.name}: restoring {len(self.restoring)} partitions"
         if not self.assigned_once:
             return False, f"{self.stage.name}: waiting for an assignment"
-        if not self.member.reachable:
+        if not self.member.reachable or self.doubt is not None:
             return False, f"{self.stage.name}: no broker answers"
         return True, f"{self.stage.name}: {len(self.owned)} partitions"
 
@@ -243,6 +252,7 @@ class Loop:
         self._accept(fetched.batches, fetched.ends)
         self._advance()
         self._mark_ends()
+        self._keep()
         self._flow()
         self._look_around()
 
@@ -278,23 +288,52 @@ class Loop:
                 starts[partition] = warm.fetched
                 continue
             if position is None:
+                self._refuse_orphan(partition)
                 fresh = Owned(partition, self.stage.open(partition), Bookmark(origin=span.start), None, span.start, span.start)
                 self._own(fresh, span)
                 starts[partition] = span.start
                 continue
             bookmark = _decode(position.metadata) if position.metadata else Bookmark(origin=span.start)
-            _require_reach(partition, bookmark.origin, position.offset, span)
+            _require_end(partition, position.offset, span)
             owned = Owned(partition, self.stage.open(partition), bookmark, position, bookmark.origin, position.offset)
+            owned.ends_left = list(bookmark.ends)
             if bookmark.origin == position.offset:
                 self._replay_ends(owned)
                 self._own(owned, span)
                 starts[partition] = position.offset
                 continue
             owned.shard.quiet = True
-            reader = self.member.read(partition, bookmark.origin, position.offset)
-            self.restoring[partition] = Restoring(owned, reader, position.offset, self.monotonic())
-            logger.info("%s: rebuilding state from offset %d to %d", _name(partition), bookmark.origin, position.offset)
+            load = self.keeper.vault.load(self.stage.name, partition, position.offset) if self.keeper is not None else None
+            self.restoring[partition] = Restoring(owned, position.offset, self.monotonic(), load)
         return starts
+
+    def _refuse_orphan(self, partition: Partition) -> None:
+        """Snapshots of a partition for which the group has committed nothing: its offsets were deleted, or the store is another's."""
+        if self.keeper is not None and self.keeper.vault.has(self.stage.name, partition):
+            raise UserError(
+                f"the group has no committed offset for {_name(partition)}, but [state] url holds snapshots of it: the offsets were deleted "
+                f"or have expired, and going on would count events twice. Start anew with another [output] prefix and [state] url"
+            )
+
+    def _begin_replay(self, work: Restoring) -> bool:
+        """Puts the snapshot into the shard, if there is one, and opens the log behind it; False while it is still being read."""
+        owned = work.owned
+        if work.load is not None:
+            if not work.load.done():
+                return False
+            saved = work.load.result()
+            if saved is not None:
+                owned.shard.restore(saved.state)
+                owned.position = saved.offset
+                before = _decode(saved.metadata).ends
+                owned.ends_left = owned.bookmark.ends[len(before) :]
+                logger.info("%s: took the snapshot at offset %d", _name(owned.partition), saved.offset)
+        span = self.member.spans([owned.partition])[owned.partition]
+        _require_reach(owned.partition, owned.position, work.target, span, self.keeper is not None)
+        logger.info("%s: rebuilding state from offset %d to %d", _name(owned.partition), owned.position, work.target)
+        self._replay_ends(owned)
+        work.reader = self.member.read(owned.partition, owned.position, work.target)
+        return True
 
     def _open_late(self) -> None:
         """Opens partitions that were assigned while no broker answered."""
@@ -322,6 +361,8 @@ class Loop:
             if owned is not None:
                 owned.silent_since = self.monotonic()
                 self.warm[partition] = owned
+                if self.keeper is not None:
+                    self.keeper.forget(partition)
                 self.observer.forget(self.stage.name, partition)
 
     def lost(self, partitions: list[Partition]) -> None:
@@ -335,9 +376,12 @@ class Loop:
             owned = work.owned
             while True:
                 try:
+                    if work.reader is None and not self._begin_replay(work):
+                        break
+                    assert work.reader is not None
                     messages = next(work.reader, None)
                 except Unreachable:  # a broker that is away ends no restore: the next turn goes on where this one stopped
-                    work.reader = self.member.read(partition, owned.position, work.target)
+                    work.reader = self.member.read(partition, owned.position, work.target) if work.reader is not None else None
                     return
                 if messages is not None:
                     owned.shard.accept(messages)
@@ -354,6 +398,8 @@ class Loop:
                     owned.position = work.target
                     self._replay_ends(owned)
                     owned.shard.quiet = False
+                    if self.keeper is not None:
+                        self.keeper.began(partition, owned.committed)
                     del self.restoring[partition]
                     owned.silent_since = self.monotonic()
                     self.owned[partition] = owned
@@ -367,11 +413,11 @@ class Loop:
 
     def _next_end(self, owned: Owned) -> int | None:
         """Where a replay has to stop because the partition was ended there."""
-        ends = [at for at in owned.bookmark.ends if owned.position < at]
-        return min(ends) if ends else None
+        return owned.ends_left[0] if owned.ends_left else None
 
     def _replay_ends(self, owned: Owned) -> None:
-        if owned.position in owned.bookmark.ends:
+        while owned.ends_left and owned.ends_left[0] == owned.position:
+            owned.ends_left.pop(0)
             owned.shard.finish()
 
     # -- messages in -------------------------------------------------------------------------------------------------
@@ -540,6 +586,7 @@ class Loop:
         logger.warning("%s: a transaction of %d partitions ended %s; what it held is kept", self.stage.name, len(holders), outcome.value)
         if outcome is Outcome.UNKNOWN:
             self.doubt = positions
+            self.observer.reachable(self.stage.name, False)  # now: what comes next may wait long for an answer
         return False
 
     def _resolve(self) -> bool:
@@ -636,6 +683,18 @@ class Loop:
                 return False
         return True
 
+    def _keep(self) -> None:
+        """Goes on with a snapshot, of a partition whose state is exactly what is committed."""
+        if self.keeper is None:
+            return
+        for partition, owned in self.owned.items():
+            if owned.pending or owned.running is not None or owned.bookmark.cursor is not None:
+                continue
+            if self.keeper.due(partition, owned.committed):
+                assert owned.committed is not None
+                self.keeper.tend(partition, owned.shard, owned.committed)
+                return
+
     # -- flow and looks around ---------------------------------------------------------------------------------------
 
     def _flow(self) -> None:
@@ -683,13 +742,18 @@ class Loop:
             return None
 
 
-def _require_reach(partition: Partition, origin: int, committed: int, span: Span) -> None:
-    """State is rebuilt from the log, so the log must still hold what it was built from."""
-    if span.start > origin and committed > origin:
+def _require_reach(partition: Partition, begin: int, committed: int, span: Span, snapshots: bool) -> None:
+    """State is rebuilt from the log, so the log must still hold what comes after the snapshot, or all of it without one."""
+    if span.start > begin and committed > begin:
+        missing = "and no intact snapshot is newer. Bring the snapshots back ([state] url), or" if snapshots else "so its state is gone:"
         raise UserError(
-            f"the log of {_name(partition)} must reach back to offset {origin}, where its state began; it starts at {span.start}. "
-            f"Raise the topic's retention, or start anew with another [output] prefix (a new consumer group, fresh topics)"
+            f"the log of {_name(partition)} must reach back to offset {begin}, where its state began; it starts at {span.start}, {missing} "
+            f"start anew with another [output] prefix (a new consumer group, fresh topics); keep the topic longer than [state] snapshot_interval"
         )
+
+
+def _require_end(partition: Partition, committed: int, span: Span) -> None:
+    """The log must hold what was committed."""
     if committed > span.end:
         raise UserError(
             f"the log of {_name(partition)} ends at {span.end}, before the committed offset {committed}: the topic was recreated. "

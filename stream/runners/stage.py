@@ -123,6 +123,19 @@ class Shard(Protocol):
     def idle(self) -> list[Records]:
         """The partition has fallen silent."""
 
+    @property
+    def changes(self) -> int:
+        """Grows whenever what still() gives has changed."""
+
+    def still(self) -> Mapping[str, NDArray[Any]]:
+        """The large part of the state, which stands still most of the time: the arrays themselves."""
+
+    def moving(self) -> dict[str, NDArray[Any]]:
+        """The rest of the state, copied."""
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Makes this fresh shard the one that gave still() and moving()."""
+
     def greet(self) -> list[Records]:
         """What has to stand before this shard's first records in this process."""
 

@@ -7,6 +7,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from stream.config import Config, parse
 from stream.engine.activity import Source as SourcePartition
 from stream.engine.ingest import IngestShard
 from stream.engine.sessions import SessionBook
-from stream.kafka.log import Partition
+from stream.kafka.log import Partition, Position
 from stream.kafka.memory import Crash, Faults, MemoryLog, MemoryMember, everything, random_cuts
 from stream.runners.engine import stages_of
 from stream.runners.forecast import ForecastStage
 from stream.runners.ingest import IngestStage
+from stream.runners.keeping import Saved, Vault
 from stream.runners.loop import Loop, LoopOptions
 from stream.runners.repartition import RepartitionStage
 from stream.runners.stage import Stage
@@ -99,6 +101,58 @@ class Silent:
     def forecast_quality(self, bucket: str, metrics: Mapping[str, object]) -> None: ...
 
 
+class FakeVault:
+    """Keeps snapshots in memory, and is slow, busy and forgetful in an order that a seed says.
+
+    Args:
+        seed: of what goes wrong.
+        trouble: how often an offer is refused, a load takes several turns, and the newest snapshot turns out damaged.
+        interval_s: between two snapshots of a partition.
+    """
+
+    def __init__(self, seed: int, trouble: float = 0.3, interval_s: float = 0.02) -> None:
+        self.chance = random.Random(seed)
+        self.trouble = trouble
+        self.interval_s = interval_s
+        self.kept: dict[tuple[str, Partition], list[Saved]] = defaultdict(list)
+        self.loaded = 0
+
+    @property
+    def busy(self) -> bool:
+        return self.chance.random() < self.trouble
+
+    def has(self, stage: str, partition: Partition) -> bool:
+        return bool(self.kept[stage, partition])
+
+    def offer(self, stage: str, partition: Partition, position: Position, state: dict[str, NDArray[Any]]) -> bool:
+        if self.busy:
+            return False
+        frozen = {name: array.copy() for name, array in state.items()}
+        self.kept[stage, partition].append(Saved(position.offset, position.metadata, frozen))
+        return True
+
+    def load(self, stage: str, partition: Partition, at_most_offset: int | None) -> Future[Saved | None]:
+        fits = [s for s in self.kept[stage, partition] if at_most_offset is None or s.offset <= at_most_offset]
+        if fits and self.chance.random() < self.trouble:
+            fits.pop()  # damaged: the one before
+        self.loaded += bool(fits)
+        answer = _Slow(self.chance.randrange(4) if self.chance.random() < self.trouble else 0)
+        answer.set_result(fits[-1] if fits else None)
+        return answer
+
+
+class _Slow(Future[Saved | None]):
+    """Done only after it was asked a few times."""
+
+    def __init__(self, asks: int) -> None:
+        super().__init__()
+        self.asks = asks
+
+    def done(self) -> bool:
+        self.asks -= 1
+        return self.asks < 0
+
+
 class LightIngest(IngestStage):
     """With a scorer that costs nothing, so that thousands of schedules fit into a test."""
 
@@ -172,7 +226,9 @@ class World:
         faults: Callable[[str], Faults | None] | None = None,
         ingest: type[IngestStage] = LightIngest,
         until_end: bool = True,
+        vault: Vault | None = None,
     ) -> None:
+        self.vault = vault
         self.log, self.config, self.ingest, self.until_end = log, config, ingest, until_end
         self.chance = random.Random(seed)
         self.faults = faults or (lambda name: None)
@@ -200,7 +256,7 @@ class World:
         if before in stages_of(self.config) and self.until_end:
             targets = functools.partial(self._ends_after, str(before), work.topics)
         options = LoopOptions(until_end=self.until_end, idle_after_s=5.0, iteration_rows=self.chance.choice([1, 7, 60_000]))
-        loop = Loop(member, work, options, self.observer, self._clock, lambda: 0.0, targets)
+        loop = Loop(member, work, options, self.observer, self._clock, lambda: 0.0, targets, vault=self.vault)
         loop.start()
         return loop
 
