@@ -1,6 +1,6 @@
 """Small drawings in one or a few lines of text: sparklines, bars, a chart of a past and its forecast. Nothing here knows what they mean.
 
-Colours are of the middle of the 256: each stands out from white paper and from black at more than 3.8 to 1.
+Colours are of the middle of the 256: each stands out from white paper and from black at 3.8 to 1 or better.
 """
 
 from __future__ import annotations
