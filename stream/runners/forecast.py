@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -160,6 +160,20 @@ class ForecastWork:
         return []
 
 
+def mean_scores(scores: Sequence[Mapping[str, Mapping[str, Mapping[str, float]]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Running scores of several partitions as one: the mean of each number over the partitions that have it."""
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for score in scores:
+        for kind, rows in score.items():
+            for row, values in rows.items():
+                for name, value in values.items():
+                    found.setdefault((kind, row, name), []).append(value)
+    mean: dict[str, dict[str, dict[str, float]]] = {}
+    for (kind, row, name), values_of in found.items():
+        mean.setdefault(kind, {}).setdefault(row, {})[name] = sum(values_of) / len(values_of)
+    return mean
+
+
 class ForecastStage:
     """Opens activity partitions.
 
@@ -198,6 +212,7 @@ class ForecastStage:
     def observe(self, shards: Mapping[Partition, Shard]) -> None:
         works = [work for work in shards.values() if isinstance(work, ForecastWork)]
         self.observer.items_live(sum(work.engine.items_live for work in works))
-        for work in works:
-            for part in work.engine.resolutions:
-                self.observer.forecast_quality(part.spec.size, part.forecaster.metrics())
+        for number, spec in enumerate(self.spec.resolutions):
+            scores = [work.engine.resolutions[number].forecaster.metrics() for work in works]
+            if scores:
+                self.observer.forecast_quality(spec.demand.size, mean_scores(scores))
