@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nowcart.bench")
 
+REST_MS = 20
+"""The embedded broker answers fetches at once even where there is nothing: without rests two idle consumers and it burn a core."""
 STEPS = ("consume", "decode", "columns", "engine", "model", "publish", "commit")
 
 
@@ -64,8 +66,11 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace, servers: str) -> dict[str, Any]:
     from stream.bench.measure import clean, latency, prepare, sending, throughput
     from stream.bench.shop import Task
+    from stream.kafka.resting import REST
 
     kafka: dict[str, str | int | float | bool] = {"bootstrap.servers": servers}
+    if args.kafka is None:
+        kafka[REST] = REST_MS
     name = f"bench-{uuid.uuid4().hex[:8]}"
     with progress_bar() as bar:
         show = _progress(bar)

@@ -12,29 +12,34 @@ import time
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as RawMessage
 
 REST = "nowcart.rest.ms"
 """The property that asks for it: how long at most, milliseconds. Ours, unknown to librdkafka."""
 
+Message: Any = RawMessage
+Place = tuple[str, int]
+"""A topic and a partition of it."""
+
 _LISTEN_S = 0.005
-"""Between two rests, for what has come meanwhile."""
+"""Between two rests, for what has come meanwhile: a fetch takes less than one millisecond on the machine itself."""
 
 
 class Resting:
-    """Wraps a Consumer: while nothing is left to read, its partitions are paused most of the time.
+    """Wraps a Consumer: each partition with nothing left to read is paused most of the time.
 
     Args:
         consumer: librdkafka's, with enable.partition.eof.
-        rest_s: length of a rest, seconds: so much later, at worst, a message is read.
+        rest_s: length of a rest, seconds: so much later, at worst, a message is read while nothing else keeps the caller busy.
     """
 
     def __init__(self, consumer: Any, rest_s: float) -> None:
         self._consumer = consumer
         self._rest_s = rest_s
-        self._at_end: set[tuple[str, int]] = set()
-        self._stopped: set[tuple[str, int]] = set()
-        self._until: float | None = None
-        """When the rest ends; None: it does not rest."""
+        self._at_end: set[Place] = set()
+        self._stopped: set[Place] = set()
+        self._resting: dict[Place, float] = {}
+        """Until when those at their end are not asked for."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
@@ -50,56 +55,87 @@ class Resting:
         messages: list[Any] = []
         while not messages:
             now = time.monotonic()
-            if self._until is not None and (now >= self._until or not self._all_at_end()):
-                self._wake()
-            wait = _LISTEN_S if self._all_at_end() else timeout
-            if self._until is not None:
-                wait = self._until - now  # librdkafka still calls back for rebalances
-            messages = self._take(count, max(0.0, min(wait, deadline - now)))
-            if self._until is None and not messages and self._all_at_end():
-                self._until = time.monotonic() + self._rest_s
-                self._consumer.pause([TopicPartition(*place) for place in self._at_end])
+            active = self._active() if self._resting else set()
+            everywhere = bool(active) and self._at_end >= active
+            due = [place for place, until in self._resting.items() if now >= until or place not in active]
+            if due:
+                messages = self._listen(list(self._resting) if everywhere else due, count, everywhere)
+            else:
+                wait = deadline - now
+                if everywhere:  # meanwhile librdkafka calls back for rebalances
+                    wait = min(wait, min(self._resting.values()) - now)
+                messages = self._take(count, max(0.0, wait))
             if time.monotonic() >= deadline:
                 break
         return messages
 
     def pause(self, places: list[TopicPartition]) -> None:
         """As the consumer's; no rest's end ends it."""
-        self._stopped.update((p.topic, p.partition) for p in places)
+        for place in _places(places):
+            self._stopped.add(place)
+            self._forget(place)
         self._consumer.pause(places)
 
     def resume(self, places: list[TopicPartition]) -> None:
         """As the consumer's."""
-        self._stopped.difference_update((p.topic, p.partition) for p in places)
+        for place in _places(places):
+            self._stopped.discard(place)
+            self._forget(place)
         self._consumer.resume(places)
 
     def seek(self, place: TopicPartition) -> None:
         """As the consumer's."""
-        self._at_end.discard((place.topic, place.partition))
+        rested = (place.topic, place.partition) in self._resting
+        self._forget((place.topic, place.partition))
         self._consumer.seek(place)
+        if rested:
+            self._consumer.resume([place])
+
+    def _active(self) -> set[Place]:
+        """What it reads; those that were taken away are forgotten."""
+        active = set(_places(self._consumer.assignment())) - self._stopped
+        self._at_end &= active
+        return active
+
+    def _forget(self, place: Place) -> None:
+        self._at_end.discard(place)
+        self._resting.pop(place, None)
 
     def _take(self, count: int, timeout: float) -> list[Any]:
         messages: list[Any] = self._consumer.consume(count, timeout)
-        for message in messages:
-            error, place = message.error(), (message.topic(), message.partition())
-            if error is None:
-                self._at_end.discard(place)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._at_end.add(place)
+        if self._at_end:
+            self._at_end.difference_update(zip(map(Message.topic, messages), map(Message.partition, messages), strict=True))
+        if any(map(Message.error, messages)):
+            errors = [(m, m.error()) for m in messages if m.error() is not None]
+            ends = [(m.topic(), m.partition()) for m, error in errors if error.code() == KafkaError._PARTITION_EOF]
+            self._at_end.update(ends)
+            self._rest(ends)
         return messages
 
-    def _active(self) -> set[tuple[str, int]]:
-        return {(p.topic, p.partition) for p in self._consumer.assignment()} - self._stopped
+    def _listen(self, places: list[Place], count: int, everywhere: bool) -> list[Any]:
+        """Asks whether there is something new for those that have rested; those without rest again before the caller goes on."""
+        until = time.monotonic() + _LISTEN_S
+        for place in places:
+            del self._resting[place]
+        given = [TopicPartition(*place) for place in places]
+        with contextlib.suppress(KafkaException):  # one that was taken away meanwhile
+            self._consumer.resume(given)
+            if everywhere:
+                # The broker's thread, with nothing to fetch, may sleep for a second: a request is what wakes it at once.
+                self._consumer.get_watermark_offsets(given[0], timeout=1.0, cached=False)
+        messages = self._take(count, _LISTEN_S)
+        if (left := until - time.monotonic()) > 0:
+            time.sleep(left)  # others have filled the batch: these need as long for an answer all the same
+        self._rest([place for place in places if place in self._at_end and place not in self._resting])
+        return messages
 
-    def _all_at_end(self) -> bool:
-        return bool(self._at_end) and self._at_end >= (active := self._active()) and bool(active)
-
-    def _wake(self) -> None:
-        self._until = None
-        active = [TopicPartition(*place) for place in self._active()]
-        self._at_end.intersection_update((p.topic, p.partition) for p in active)
-        if active:
-            self._consumer.resume(active)
-            # The broker's thread, with nothing to fetch, may sleep for a second: a request is what wakes it at once.
+    def _rest(self, places: list[Place]) -> None:
+        if places:
+            until = time.monotonic() + self._rest_s
+            self._resting.update((place, until) for place in places)
             with contextlib.suppress(KafkaException):
-                self._consumer.get_watermark_offsets(active[0], timeout=1.0, cached=False)
+                self._consumer.pause([TopicPartition(*place) for place in places])
+
+
+def _places(places: list[TopicPartition]) -> list[Place]:
+    return [(p.topic, p.partition) for p in places]
