@@ -12,16 +12,15 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from stream.config import Config, parse
 from stream.kafka.admin import Admin, Topic
-from stream.kafka.reader import Record, follow
+from stream.kafka.reader import Record, Tail, follow
 from stream.kafka.sender import Sender
 from stream.metrics import Metrics
 from stream.runners.engine import Engine
@@ -35,7 +34,7 @@ START_MS = 1_700_006_400_000
 """A whole hour, in UTC."""
 
 SHOP: dict[str, Any] = {
-    "time": {"out_of_orderness": "30s", "allowed_lateness": "1h", "max_lead": "1h", "idle_after": "2s"},
+    "time": {"out_of_orderness": "30s", "allowed_lateness": "1h", "max_lead": "1h", "idle_after": "10m"},
     "demand": {
         "totals": [2],
         "quantiles": [0.1, 0.5, 0.9],
@@ -226,6 +225,43 @@ def wait_until(condition: Callable[[], bool], *processes: Process, seconds: floa
             pytest.fail(f"it did not become so within {seconds:g} s; they said {[process.lines[-20:] for process in processes]}")
 
 
-def events_of(values: Iterable[bytes]) -> list[dict[str, Any]]:
-    """The messages as objects."""
-    return [msgspec.json.decode(value) for value in values]
+OUTPUTS = ("intent", "demand", "spikes", "deadletter")
+
+
+def outputs(config: Config) -> dict[str, dict[bytes | None, list[bytes | None]]]:
+    """Everything that was published, by topic and key."""
+    return {topic: by_key(config, topic) for topic in OUTPUTS}
+
+
+class Watch:
+    """Counts the records of an output topic as they are committed; one reader for all the looks at it.
+
+    Args:
+        config: of the run.
+        topic: without prefix.
+    """
+
+    def __init__(self, config: Config, topic: str = "intent") -> None:
+        self._tail = Tail(config.kafka, [config.output.topic(topic)])
+        self.count = 0
+        self._seen = 0
+
+    def grown(self) -> bool:
+        """Whether any came since `mark`."""
+        self.count += sum(len(batch) for batch in self._tail.fetch(4096, 0.05).batches)
+        return self.count > self._seen
+
+    def mark(self) -> None:
+        """From now on."""
+        while True:
+            before = self.count
+            self.grown()
+            if self.count == before:
+                break
+        self._seen = self.count
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tail.close()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ from stream.runners.ingest import IngestStage
 from stream.runners.report import Report
 from stream.schemas import schemas
 from tests.kafka.conftest import embedded, real_kafka
-from tests.shop_runs import MINUTE, ORDERS, SHOP, START_MS, Shop, published, run_to_end
+from tests.shop_runs import MINUTE, ORDERS, SHOP, START_MS, Process, Shop, Watch, outputs, published, run_to_end, trade, wait_until
 
 __all__ = ["embedded", "real_kafka"]
 
@@ -300,3 +304,51 @@ def test_an_event_of_another_age_keeps_nobody_waiting(embedded: str, tmp_path: P
     assert report.event_counts["clicks"] == {"view": 62}
     last = json.loads(published(config, "demand")[-1].value or b"")
     assert (last["bucket"], last["views"], last["bucket_start_ms"]) == ("1h", 60, NOW_MS)
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_process_killed_again_and_again_publishes_everything_exactly_once(real_kafka: str, tmp_path: Path) -> None:
+    shop = Shop(real_kafka, tmp_path)
+    clicks, orders = trade(seed=5, sessions=1500)
+    sent = 0
+
+    def send_until(share: float, pieces: int = 1) -> Iterator[None]:
+        """Sends what is left of a share of everything, piece by piece."""
+        nonlocal sent
+        start, stop = sent, int(share * len(clicks))
+        for piece in range(1, pieces + 1):
+            before, sent = sent, start + (stop - start) * piece // pieces
+            for topic, rows in ((shop.clicks, clicks), (shop.orders, orders)):
+                part = rows[before * len(rows) // len(clicks) : sent * len(rows) // len(clicks)]
+                shop.send(topic, [value for _, value in part], [key for key, _ in part])
+            yield
+
+    path, config = shop.file("killed"), shop.config("killed")
+    deque(send_until(0.2), maxlen=0)
+    chance = random.Random(5)
+    with Watch(config) as watch:
+        for share in (0.5, 0.7, 1.0):
+            watch.mark()
+            with Process(path) as process:
+                if share == 0.7:  # this one dies while it rebuilds the state of the one before
+                    wait_until(partial(process.said, "rebuilding state"), process)
+                else:
+                    wait_until(watch.grown, process)
+                    last = chance.randrange(3, 10)
+                    for piece, _ in enumerate(send_until(share, 12)):
+                        if piece == last:
+                            process.send(signal.SIGKILL)
+                process.send(signal.SIGKILL)
+                assert process.wait() == -signal.SIGKILL
+            deque(send_until(share), maxlen=0)
+    with Process(path, "--until-end") as process:
+        assert process.wait() == 0, process.lines
+        assert process.said("state rebuilt")
+
+    undisturbed = shop.config("undisturbed")
+    run_to_end(undisturbed)
+    once = outputs(undisturbed)
+    assert min(len(once["intent"]), len(once["demand"])) > 10
+    assert outputs(config) == once
