@@ -81,6 +81,12 @@ class Metrics:
         self._evictions = counter("evictions_total", "State given up, by what it was of.", "kind")
         self._rebalances = counter("rebalances_total", "Changes of this process's partitions.")
         self._restore = histogram("restore_seconds", "Time to rebuild a partition's state.", (*_STEP_SECONDS[9:], 30, 60, 300, 1800))
+        self._snapshot = histogram(
+            "snapshot_seconds", "Time to write a snapshot of a partition's state.", (*_STEP_SECONDS[9:], 30, 60, 300, 1800)
+        )
+        self._snapshot_age = gauge(
+            "snapshot_age_seconds", "Age of the state in a partition's newest snapshot.", "stage", "topic", "partition"
+        )
         self._reachable = gauge("broker_reachable", "1 while a Kafka broker answers.", "stage")
         self._model_info = gauge("model_info", "1 for each model in use.", "model", "version", "device")
         self._model_rows = counter("model_rows_total", "Rows that a model scored or learnt.", "model")
@@ -164,6 +170,18 @@ class Metrics:
     def restored(self, seconds: float) -> None:
         """Says how long it took to rebuild a partition's state."""
         self._restore.observe(seconds)
+
+    def snapshot_taken(self, seconds: float) -> None:
+        """Counts a snapshot.
+
+        Args:
+            seconds: from the copy of the state to the manifest.
+        """
+        self._snapshot.observe(seconds)
+
+    def snapshot_age(self, stage: str, partition: tuple[str, int], seconds: float) -> None:
+        """Says how old a partition's newest snapshot is."""
+        self._snapshot_age.labels(stage, *map(str, partition)).set(seconds)
 
     def reachable(self, stage: str, answers: bool) -> None:
         """Says whether a broker answers a stage."""

@@ -13,6 +13,7 @@ from stream.kafka.client import KafkaMember
 from stream.kafka.log import Member, Partition, Span, TopicMissing
 from stream.runners.forecast import ForecastStage
 from stream.runners.ingest import IngestStage
+from stream.runners.keeping import Vault
 from stream.runners.loop import Loop, LoopOptions
 from stream.runners.repartition import RepartitionStage
 from stream.runners.report import Report
@@ -46,6 +47,7 @@ class Engine:
         instance: this process's name among those of the same prefix; stable across its restarts, and nobody else's.
         until_end: stop once what is in the topics now is done.
         progress: told (partition, replayed, of) while state is rebuilt.
+        vault: where snapshots are kept; None: state is always rebuilt from the log's beginning.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Engine:
         instance: str = "0",
         until_end: bool = False,
         progress: Callable[[Partition, int, int], None] | None = None,
+        vault: Vault | None = None,
     ) -> None:
         self.config = config
         self.report = report
@@ -63,6 +66,7 @@ class Engine:
         self.instance = instance
         self.until_end = until_end
         self.progress = progress
+        self.vault = vault
         self.loops: dict[str, Loop] = {}
         self._failure: BaseException | None = None
         self._finished: dict[str, threading.Event] = {stage: threading.Event() for stage in self.stages}
@@ -130,7 +134,17 @@ class Engine:
             work = ForecastStage(self.config, self.report)
         before = {"ingest": "repartition", "forecast": "ingest"}.get(stage, "")
         targets = self._ends_after(before, member, work.topics, partitions) if self.until_end and before in self.stages else None
-        return Loop(member, work, options, self.report, time.monotonic, time.time, targets, self.progress)
+        return Loop(
+            member,
+            work,
+            options,
+            self.report,
+            time.monotonic,
+            time.time,
+            targets,
+            self.progress,
+            self.vault if stage != "repartition" else None,
+        )
 
     def _ends_after(
         self, before: str, member: Member, topics: Sequence[str], partitions: Mapping[str, int]

@@ -54,6 +54,12 @@ class Vault(Protocol):
     def busy(self) -> bool:
         """Whether an offer would be refused."""
 
+    def forget(self, stage: str, partition: Partition) -> None:
+        """The partition is another member's now."""
+
+    def observe(self) -> None:
+        """Called about once a second."""
+
 
 class Stateful(Protocol):
     """What is copied of a shard."""
@@ -92,6 +98,7 @@ class Keeper:
 
     def forget(self, partition: Partition) -> None:
         """The partition was given up."""
+        self.vault.forget(self.stage, partition)
         self._taken.pop(partition, None)
         if self._copy is not None and self._copy[0] == partition:
             self._copy = None

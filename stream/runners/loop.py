@@ -725,6 +725,8 @@ class Loop:
             del self.warm[partition]
         if now - self.observed_at >= FOREIGN_SECONDS:
             self.observed_at = now
+            if self.keeper is not None:
+                self.keeper.vault.observe()
             self.observer.reachable(self.stage.name, self.member.reachable)
             self.stage.observe({p: o.shard for p, o in self.owned.items()})
             for partition, owned in self.owned.items():

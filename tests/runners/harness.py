@@ -121,6 +121,8 @@ class FakeVault:
     def busy(self) -> bool:
         return self.chance.random() < self.trouble
 
+    def forget(self, stage: str, partition: Partition) -> None: ...
+    def observe(self) -> None: ...
     def has(self, stage: str, partition: Partition) -> bool:
         return bool(self.kept[stage, partition])
 
