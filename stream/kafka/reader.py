@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
-from stream.kafka.connect import START_TIMEOUT_S, Errors, log, partition_counts, reach, reason, servers, settings, translated
+from stream.kafka.connect import START_TIMEOUT_S, Errors, is_away, log, partition_counts, reach, reason, servers, settings, translated
 from stream.kafka.fetching import CHUNK, KafkaMessages, batches, split
 from stream.kafka.log import Fetched, OffsetGone, Partition, Unreachable
 from stream.kafka.resting import REST, Resting
@@ -36,6 +36,9 @@ CONSUMER_REQUIRED = {
     "auto.offset.reset": "error",
     "enable.partition.eof": True,
 }
+
+
+_LEADERLESS = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 
 
 class Record(NamedTuple):
@@ -78,10 +81,17 @@ def span_of(consumer: Consumer, partition: Partition, properties: Mapping[str, A
         timeout_s: seconds to wait.
     """
     place = TopicPartition(partition.topic, partition.partition)
-    try:
-        found = consumer.get_watermark_offsets(place, timeout=timeout_s, cached=False)
-    except KafkaException as caught:
-        raise translated(reason(caught), properties, f"asking for the offsets of {place.topic}[{place.partition}]") from None
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            found = consumer.get_watermark_offsets(place, timeout=max(0.1, deadline - time.monotonic()), cached=False)
+        except KafkaException as caught:
+            # A topic that was made a moment ago has no leader yet, or one that does not know so; so has one that moves or dies.
+            if not (reason(caught).code() in _LEADERLESS or is_away(reason(caught))) or time.monotonic() >= deadline:
+                raise translated(reason(caught), properties, f"asking for the offsets of {place.topic}[{place.partition}]") from None
+            time.sleep(0.05)
+        else:
+            break
     if found is None:
         raise Unreachable(
             f"Kafka at {servers(properties)} did not tell the offsets of {place.topic}[{place.partition}] within {timeout_s:g} s"
