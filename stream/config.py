@@ -140,9 +140,13 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """Where state is kept."""
+    """Where and how often state is kept; shapes none."""
 
     url: str = "file:.nowcart/state"
+    """A folder or an fsspec URL."""
+    snapshot_interval_ms: int = MINUTE_MS
+    keep: int = 3
+    """Snapshots of each partition that stay."""
 
 
 class Metrics(msgspec.Struct, frozen=True):
@@ -214,7 +218,7 @@ def parse(values: dict[str, Any]) -> Config:
     root = Table(values, "", ("kafka", "time", "sources", "demand", "intent", "models", "activity", "output", "state", "metrics", "device"))
     models = root.table("models", ("river_items",))
     activity = root.table("activity", ("partitions",))
-    state = root.table("state", ("url",))
+    state = root.table("state", ("url", "snapshot_interval", "keep"))
     metrics = root.table("metrics", ("host", "port"))
     device = root.table("device", ("name",))
     config = Config(
@@ -226,7 +230,11 @@ def parse(values: dict[str, Any]) -> Config:
         models=Models(models.whole("river_items", Models().river_items)),
         activity=Activity(activity.whole("partitions", Activity().partitions, least=1, most=10_000)),
         output=_output(root),
-        state=State(state.text("url", State().url, pattern=r".+", form="a folder or an fsspec URL")),
+        state=State(
+            state.text("url", State().url, pattern=r".+", form="a folder or an fsspec URL"),
+            state.duration("snapshot_interval", State().snapshot_interval_ms, least_ms=SECOND_MS),
+            state.whole("keep", State().keep, least=1, most=1_000),
+        ),
         metrics=Metrics(metrics.text("host", Metrics().host), metrics.whole("port", Metrics().port, most=65_535)),
         device=Device(device.text("name", Device().name, pattern=r"auto|cpu|cuda(:\d+)?", form="one of auto, cpu, cuda, cuda:N")),
     )

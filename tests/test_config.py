@@ -313,6 +313,8 @@ FREE = [
     ("kafka", "bootstrap_servers", "elsewhere:9092"),
     ("output", "prefix", "mine."),
     ("state", "url", "file:/elsewhere"),
+    ("state", "snapshot_interval", "5s"),
+    ("state", "keep", 9),
     ("metrics", "port", 1),
     ("device", "name", "cpu"),
 ]

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stream.schemas",),
     ("stream.metrics",),
     ("stream.kafka",),
-    ("stream.topics",),
+    ("stream.topics", "stream.state"),
     ("stream.runners", "stream.check"),
     ("stream.replay", "stream.demo"),
     ("stream.bench",),
@@ -33,6 +33,8 @@ WALLS: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("stream.metrics",),
     "torch": ("models",),
     "river": ("models",),
+    "fsspec": ("stream.state.folder",),
+    "s3fs": ("stream.state.folder",),
     "argparse": ("stream.cli",),
     "rich": ("stream.cli", "stream.demo"),
 }

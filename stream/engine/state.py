@@ -1,7 +1,8 @@
 """The engines' whole state as arrays by name, and back: what a snapshot holds. No file, no format, no pickle.
 
 A shard that restored another's state goes on as that one would have, to the bit. Names are paths ("1h.units.closed"), so
-that a reader of a snapshot sees what is what. `VERSION` grows with every change that an older reader could not follow.
+that a reader of a snapshot sees what is what. `VERSION` (stream.engine.version) grows with every change that an older reader
+could not follow.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from stream.engine.forecast import ForecastShard
 from stream.engine.forecast import SourceState as SourceProgress
 from stream.engine.ingest import IngestShard
 from stream.engine.sessions import SessionBook
+from stream.engine.version import VERSION
 from stream.engine.windows import Channel
-
-VERSION = 1
 
 State = dict[str, NDArray[Any]]
 
