@@ -6,6 +6,7 @@ Two parts: what it owns and reads (the consumer), and how a transaction ends (th
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
@@ -228,9 +229,10 @@ class KafkaMember:
         try:
             if self._listener is not None and self._static:
                 # close() alone leaves a static member in the group until its session times out, and its partitions with nobody.
-                self._consumer.unsubscribe()
+                with suppress(KafkaException):  # fenced: the name and what it owned are another's
+                    self._consumer.unsubscribe()
                 deadline = time.monotonic() + REQUEST_TIMEOUT_S
-                while self._next and time.monotonic() < deadline:
+                while self._next and self._errors.fatal is None and time.monotonic() < deadline:
                     self._consumer.poll(0.02)
             self._consumer.close()
         finally:

@@ -37,6 +37,7 @@ _FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PR
 _TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.OFFSET_METADATA_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 _AWAY = {
     KafkaError._TRANSPORT,
+    KafkaError._DESTROY_BROKER,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TIMED_OUT,
     KafkaError._TIMED_OUT_QUEUE,
@@ -136,7 +137,8 @@ def translated(error: KafkaError, properties: Mapping[str, Any], doing: str) -> 
     """
     code, said = error.code(), f"{error.str()} ({error.name()})"
     at = f"Kafka at {servers(properties)}"
-    if code in _FENCED:
+    # A static member that was fenced is told by a fatal event, which wears its reason in its text alone.
+    if code in _FENCED or (code == KafkaError._FATAL and "fenced" in error.str()):
         return Fenced(f"{at}: another process took this one's place while {doing}: {said}; every instance needs a name of its own")
     if code in _DENIED:
         return AccessDenied(
