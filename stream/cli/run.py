@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from stream.cli.frame import Subparsers, add_command, add_config, progress_bar
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from stream.metrics import Metrics, serve
     from stream.runners.engine import Engine, stages_of
     from stream.runners.report import Report
+    from stream.runners.vault import StoreVault
 
     config = load(args.config)
     stages = stages_of(config, args.stage)
@@ -79,7 +80,10 @@ def run(args: argparse.Namespace) -> int:
             _require_whole_sessions(config)
         report = Report(Metrics())
         restoring = stack.enter_context(Restoring())
-        engine = Engine(config, report, stages, args.instance, args.until_end, restoring.told)
+        vault = None
+        if not args.embedded:  # what an embedded broker holds is gone with it, so its state is worth nothing afterwards
+            vault = stack.enter_context(closing(StoreVault(config, report.metrics.snapshot_taken, report.metrics.snapshot_age)))
+        engine = Engine(config, report, stages, args.instance, args.until_end, restoring.told, vault)
         port = config.metrics.port if args.metrics_port is None else args.metrics_port
         if port:
             endpoint = stack.enter_context(serve(report.metrics, config.metrics.host, port, engine.health, engine.ready))
