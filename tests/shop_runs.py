@@ -78,6 +78,7 @@ class Shop:
         return {
             **SHOP,
             "demand": self.demand,
+            "state": {"url": f"file:{self.folder / 'state' / run}"},
             "kafka": {"bootstrap_servers": self.broker, **kafka},
             "sources": sources,
             "output": {"prefix": f"{self.name}.{run}.", "partitions": 2},

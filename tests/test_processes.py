@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from stream.kafka.client import KafkaMember
+from stream.kafka.log import Partition
 from tests.kafka.conftest import embedded, real_kafka
 from tests.shop_runs import Process, Shop, Watch, outputs, run_to_end, trade, wait_until
 
@@ -67,9 +69,13 @@ def test_who_stays_takes_over_from_who_goes_and_the_outputs_are_one_processes(
     two = stack.enter_context(Process(path, "--instance", "two"))
     # It takes over some of the partitions, and has to replay them first.
     wait_until(partial(two.said, "state rebuilt"), one, two)
-    watch.mark()
+    looker = KafkaMember(config.kafka, f"{config.output.prefix}ingest", "looks-on")
+    stack.callback(looker.close)
+    places = [Partition(shop.clicks, p) for p in range(4)]
+    before = looker.committed(places)
     feed.until(0.6)
-    wait_until(watch.grown, one, two)
+    # Both have worked on what is theirs, so that nobody's state of the other's partitions is good any more.
+    wait_until(lambda: all(looker.committed(places)[p] != before[p] for p in places), one, two)
     said = len(one.lines)
     two.send(how)
     left = time.monotonic()

@@ -192,7 +192,7 @@ def _show_splits(console: Console, splits: SplitSessions, fields: Any) -> None:
 
 def _show_own(console: Console, config: Config, admin: Admin) -> list[str]:
     """Says how nowcart's own topics are; returns what the engine cannot work with. Those that are missing are yet to be made: no fault."""
-    from stream.topics import own_topics
+    from stream.topics import OUTPUTS, own_topics
 
     wanted = own_topics(config)
     there = admin.topics()
@@ -206,8 +206,8 @@ def _show_own(console: Console, config: Config, admin: Admin) -> list[str]:
     if not complaints and len(missing) < len(wanted):
         console.print(f"  {len(wanted) - len(missing)} are there and fit")
     # The outputs may be partitioned and kept as their readers like it.
-    needed = [config.output.topic(name) for name in ("activity", "deadletter")]
-    return [complaint for complaint in complaints if any(f"'{name}'" in complaint for name in needed)]
+    outputs = [f"'{config.output.topic(name)}'" for name in OUTPUTS]
+    return [complaint for complaint in complaints if not any(name in complaint for name in outputs)]
 
 
 # ---- values as text
