@@ -1,7 +1,7 @@
 """Filesystems that fail: at the n-th operation, with half of a file written, with a full disk, or slowly.
 
-`FaultyDisk` is a local folder (files are moved into place), `FaultyBucket` an object store in memory (a put is whole or not at all,
-or, where `tears`, half: what no good object store does, and a bad one might).
+`FaultyDisk` is a local folder (files are moved into place), `FaultyBucket` an object store in memory. Where `tears`, a failing put of a
+new object leaves half of it, which no good object store does and a bad one might; what was there before stays whole.
 """
 
 from __future__ import annotations
@@ -119,12 +119,12 @@ class FaultyBucket(MemoryFileSystem):  # type: ignore[misc]
         try:
             self.faults.step(path)
         except OSError:
-            if self.faults.tears:
+            if self.faults.tears and not super().exists(path):
                 super().pipe_file(path, value[: len(value) // 2], mode, **more)
             raise
         taken = self.faults.take(len(value))
         if taken < len(value):
-            if self.faults.tears:
+            if self.faults.tears and not super().exists(path):
                 super().pipe_file(path, value[:taken], mode, **more)
             raise OSError(errno.ENOSPC, "the bucket is full", path)
         super().pipe_file(path, value, mode, **more)
