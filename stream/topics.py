@@ -23,7 +23,9 @@ def own_topics(config: Config, retention: Mapping[str, int] | None = None) -> li
     week = {"retention.ms": str(7 * DAY_MS)}
     wanted = [("activity", config.activity.partitions, keep)]
     wanted += [(name, config.output.partitions, week) for name in OUTPUTS]
-    wanted += [(f"repartitioned.{source.name}", config.activity.partitions, keep) for source in config.sources.values() if source.repartition]
+    wanted += [
+        (f"repartitioned.{source.name}", config.activity.partitions, keep) for source in config.sources.values() if source.repartition
+    ]
     wanted += [("deadletter", 1, week | {"max.message.bytes": str(DEAD_LETTER_BYTES)})]
     limits = retention or {}
     return [

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.bench.forecaster import Place, Told
 from stream.bench.shop import PARTITIONS, Sent, Task, configuration
 from stream.config import Config
 from stream.engine.time import Zone
@@ -169,45 +170,67 @@ def limit(config: Config, messages: int) -> float:
         member.close()
 
 
-def throughput(config: Config, messages: int, progress: Progress, stop: threading.Event) -> Throughput:
-    """Runs the whole engine over the backlog, after measuring the limit.
+def throughput(config: Config, topic: str, messages: int, progress: Progress, stop: threading.Event) -> Throughput:
+    """Runs the whole engine over the backlog, a process a stage, after measuring the limit.
+
+    Time runs from both being ready (imports and joining the group are no part of it) until the last forecast is committed.
 
     Args:
         config: the run's.
+        topic: how its topics begin.
         messages: in the sources' topics.
         progress: told how far it is.
         stop: set from outside.
     """
     alone = limit(config, messages)
     report = Report(Metrics(process=False))
-    engine = Engine(config, report, until_end=True)
+    engine = Engine(config, report, ("ingest",), until_end=True)
     done = threading.Event()
 
+    began = cpu = 0.0
+
     def watch() -> None:
-        while not done.wait(0.2):
+        nonlocal began, cpu
+        while not done.wait(0.005 if not began else 0.2):
+            if not began and engine.ready()[0]:
+                began, cpu = time.perf_counter(), time.process_time()
             progress("engine", min(messages, report.total_events()), messages)
 
     watcher = threading.Thread(target=watch, name="progress")
-    watcher.start()
-    began, cpu = time.perf_counter(), time.process_time()
-    try:
-        engine.run(stop)
-    finally:
-        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
-        done.set()
-        watcher.join()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    steps: dict[str, dict[str, float]] = {}
+    place = Place(config.kafka, topic)
+    command = [sys.executable, "-m", "stream.bench.forecaster", msgspec.json.encode(place).decode()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            if process.stdout.readline().strip() != "ready":
+                raise LogError("the benchmark's forecast process could not start; what it said stands above")
+            watcher.start()
+            engine.run(stop)
+            cpu_seconds = time.process_time() - cpu
+            process.stdin.write("ingest is done\n")
+            process.stdin.flush()
+            told = None if stop.is_set() else msgspec.json.decode(process.stdout.readline() or "null", type=Told | None)
+            seconds = time.perf_counter() - began
+        finally:
+            done.set()
+            if process.poll() is None and stop.is_set():
+                process.kill()
+    watcher.join()
+    if told is None:
+        raise LogError("the benchmark's forecast process ended early; what it said stands above")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + told.peak_memory_bytes
+    steps: dict[str, dict[str, float]] = {"forecast": told.step_seconds}
     for (stage, step), took in report.seconds.items():
         steps.setdefault(stage, {})[step] = took
     return Throughput(
         messages=messages,
         limit_seconds=alone,
         seconds=seconds,
-        cpu_seconds=cpu_seconds,
+        cpu_seconds=cpu_seconds + told.cpu_seconds,
         step_seconds=steps,
-        records={topic.removeprefix(config.output.prefix): count for topic, count in report.records.items()},
-        commits=sum(report.commits.values()),
+        records={topic.removeprefix(config.output.prefix): count for topic, count in (report.records + Counter(told.records)).items()},
+        commits=sum(report.commits.values()) + told.commits,
         peak_memory_bytes=peak,
         broker_memory_bytes=broker_memory(),
         ticks=ticks(config),

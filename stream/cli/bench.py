@@ -81,7 +81,7 @@ def _measure(args: argparse.Namespace, servers: str) -> dict[str, Any]:
                 sent = wait()
             if args.stop.is_set():
                 return {}
-            result = throughput(backlog, sum(sent.messages.values()), show, args.stop)
+            result = throughput(backlog, f"{name}.backlog", sum(sent.messages.values()), show, args.stop)
         finally:
             clean(backlog)
         if args.stop.is_set():

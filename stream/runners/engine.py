@@ -48,6 +48,7 @@ class Engine:
         until_end: stop once what is in the topics now is done.
         progress: told (partition, replayed, of) while state is rebuilt.
         vault: where snapshots are kept; None: state is always rebuilt from the log's beginning.
+        upstream: with until_end and the stage before elsewhere: set once that one is done; None: what is in the topics at the start is all.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Engine:
         until_end: bool = False,
         progress: Callable[[Partition, int, int], None] | None = None,
         vault: Vault | None = None,
+        upstream: threading.Event | None = None,
     ) -> None:
         self.config = config
         self.report = report
@@ -67,6 +69,7 @@ class Engine:
         self.until_end = until_end
         self.progress = progress
         self.vault = vault
+        self.upstream = upstream
         self.loops: dict[str, Loop] = {}
         self._failure: BaseException | None = None
         self._finished: dict[str, threading.Event] = {stage: threading.Event() for stage in self.stages}
@@ -133,7 +136,8 @@ class Engine:
         else:
             work = ForecastStage(self.config, self.report)
         before = {"ingest": "repartition", "forecast": "ingest"}.get(stage, "")
-        targets = self._ends_after(before, member, work.topics, partitions) if self.until_end and before in self.stages else None
+        done = self._finished.get(before, self.upstream if before else None)
+        targets = self._ends_after(done, member, work.topics, partitions) if self.until_end and done is not None else None
         return Loop(
             member,
             work,
@@ -147,12 +151,12 @@ class Engine:
         )
 
     def _ends_after(
-        self, before: str, member: Member, topics: Sequence[str], partitions: Mapping[str, int]
+        self, done: threading.Event, member: Member, topics: Sequence[str], partitions: Mapping[str, int]
     ) -> Callable[[], Mapping[Partition, int] | None]:
         """Where a stage ends: at the ends of its topics as they stand once the stage before it is done."""
 
         def ends() -> Mapping[Partition, int] | None:
-            if not self._finished[before].is_set():
+            if not done.is_set():
                 return None
             spans: Mapping[Partition, Span] = member.spans([Partition(topic, p) for topic in topics for p in range(partitions[topic])])
             return {partition: span.end for partition, span in spans.items()}

@@ -1,0 +1,79 @@
+"""The benchmark's forecast stage in a process of its own, as deployments run it.
+
+    python -m stream.bench.forecaster '{"kafka": …, "topic": …}'
+
+Says `ready` on stdout once it works on its partitions; ends when a line comes in on stdin (ingest is done) and all activity
+is forecast; then says what it did as one JSON object.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+import time
+
+import msgspec
+
+from stream.bench.shop import configuration
+from stream.metrics import Metrics
+from stream.runners.engine import Engine
+from stream.runners.report import Report
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where it works."""
+
+    kafka: dict[str, str | int | float | bool]
+    topic: str
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What it did."""
+
+    records: dict[str, int]
+    commits: int
+    step_seconds: dict[str, float]
+    cpu_seconds: float
+    peak_memory_bytes: int
+
+
+def main(argument: str) -> None:
+    """Runs until all is forecast.
+
+    Args:
+        argument: a Place as JSON.
+    """
+    place = msgspec.json.decode(argument, type=Place)
+    report = Report(Metrics(process=False))
+    upstream, done = threading.Event(), threading.Event()
+    engine = Engine(configuration(place.kafka, place.topic), report, ("forecast",), until_end=True, upstream=upstream)
+    cpu = 0.0
+
+    def talk() -> None:
+        nonlocal cpu
+        while not engine.ready()[0]:
+            if done.wait(0.02):
+                return
+        cpu = time.process_time()
+        print("ready", flush=True)
+        sys.stdin.readline()
+        upstream.set()
+
+    threading.Thread(target=talk, name="talk", daemon=True).start()
+    try:
+        engine.run(threading.Event())
+    finally:
+        done.set()
+    told = Told(
+        dict(report.records),
+        sum(report.commits.values()),
+        {step: took for (_, step), took in report.seconds.items()},
+        time.process_time() - cpu,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+    print(msgspec.json.encode(told).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
