@@ -14,13 +14,13 @@ from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartiti
 from stream.kafka import reader
 from stream.kafka.connect import START_TIMEOUT_S, Errors, is_away, log, partition_counts, reach, reason, servers, translated
 from stream.kafka.fetching import CHUNK, batches, cut_before, split
-from stream.kafka.log import Fetched, OffsetGone, Partition, Position, Span, Unreachable
+from stream.kafka.log import Fetched, OffsetGone, Outcome, Partition, Position, Span, Unreachable
 from stream.kafka.transactions import Transactions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from stream.kafka.log import Listener, Messages, Outcome, Records
+    from stream.kafka.log import Listener, Messages, Records
 
 Assignment = Literal["range", "cooperative-sticky", "kip848"]
 
@@ -82,6 +82,8 @@ class KafkaMember:
         self._touched: set[Partition] = set()
         """Given or taken since the running fetch began."""
         self._said_down = False
+        self._stale = False
+        """The broker was away: the producer may hang on what it knew of it."""
         self._probed = 0.0
         required: dict[str, Any] = {"group.id": group}
         defaults: dict[str, Any] = {}
@@ -187,7 +189,10 @@ class KafkaMember:
         return partition_counts(reach(self._consumer, self._errors, self._properties), topics, self._properties)
 
     def spans(self, partitions: Sequence[Partition]) -> dict[Partition, Span]:
-        return {p: Span(*reader.span_of(self._consumer, p, self._properties, REQUEST_TIMEOUT_S)) for p in partitions}
+        spans = {p: Span(*reader.span_of(self._consumer, p, self._properties, REQUEST_TIMEOUT_S)) for p in partitions}
+        if spans and self._said_down:
+            self._answered()
+        return spans
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Position | None]:
         wanted = [TopicPartition(p.topic, p.partition) for p in partitions]
@@ -216,11 +221,18 @@ class KafkaMember:
         return {}
 
     def transact(self, records: Sequence[Records], positions: Mapping[Partition, Position]) -> Outcome:
+        if self._stale:
+            try:
+                self.renew()
+            except Unreachable:
+                return Outcome.ABORTED  # nothing was sent
         # The group's metadata is asked for by the transaction, just before it is used: an older one would be refused, or not fence.
         return self._transactions.transact(records, positions, self._consumer.consumer_group_metadata)
 
     def renew(self) -> None:
+        self._stale = True  # until it is done
         self._transactions.renew()
+        self._stale = False
 
     def read(self, partition: Partition, start: int, stop: int, max_messages: int = 10_000) -> Iterator[Messages]:
         return reader.read(self._properties, partition, start, stop, max_messages)
@@ -371,7 +383,7 @@ class KafkaMember:
     def _answered(self) -> None:
         self._errors.down = False
         if self._said_down:
-            self._said_down = False
+            self._said_down, self._stale = False, True
             log.warning("Kafka at %s is back", servers(self._properties))
 
 
