@@ -78,10 +78,10 @@ def test_units_and_lines_of_every_item_and_local_day_are_those_of_a_group_by(rea
 
 
 def two_months(real_file: RealFile) -> pd.DataFrame:
-    """The first 60 days' lines of every fifth item: enough for every way through the engine."""
+    """The first 60 days' lines of every twelfth item: enough for every way through the engine."""
     shop = lines(real_file)
     shop = shop[shop.InvoiceDate < shop.InvoiceDate.min() + pd.Timedelta(days=60)]
-    names = sorted(shop.StockCode.unique())[::5]
+    names = sorted(shop.StockCode.unique())[::12]
     return shop[shop.StockCode.isin(names)][["InvoiceNo", "StockCode", "Quantity", "InvoiceDate", "UnitPrice"]]
 
 
@@ -133,7 +133,7 @@ def test_late_rows_correct_what_was_observed(real_file: RealFile, embedded: str,
     }
     require_same(four)
     first = next(iter(four.values()))
-    assert sum(json.loads(value).get("corrects", False) for values in first.values() for value in values) > 20
+    assert sum(json.loads(value).get("corrects", False) for values in first.values() for value in values) > 10
     one = run_layout(embedded, config, tmp_path, "late_one", rows, Layout(1))
     assert final_observed(one) == final_observed(first)
     in_order = run_layout(embedded, config, tmp_path, "late_none", messages(shop), Layout(1))
