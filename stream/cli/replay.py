@@ -177,14 +177,15 @@ def _shown(bar: Progress, work: WholeRun, files: Sequence[SourceFile]) -> Iterat
     if first is None or last is None:
         yield
         return
-    hours = max(1, (last - first) // 3_600_000)
-    task = bar.add_task("forecasting", total=hours, unit="h of event time")
+    step_ms, unit = (3_600_000, "h") if last - first > 48 * 3_600_000 else (60_000, "min")
+    steps = max(1, (last - first) // step_ms)
+    task = bar.add_task("forecasting", total=steps, unit=f"{unit} of event time")
 
     def look() -> None:
         while not over.wait(0.5):
             now_ms = work.event_time_ms()
             if now_ms is not None:
-                bar.update(task, completed=min(hours, max(0, (now_ms - first) // 3_600_000)))
+                bar.update(task, completed=min(steps, max(0, (now_ms - first) // step_ms)))
 
     thread = threading.Thread(target=look, name="progress", daemon=True)
     thread.start()
