@@ -95,7 +95,7 @@ def chart(past: Sequence[float], mean: Sequence[float], low: Sequence[float], hi
         floor = row * unit
         line = Text(no_wrap=True)
         label = number(top) if row == height - 1 else "0" if row == 0 else ""
-        line.append(label.rjust(4) + " ", SOFT)
+        line.append(label.rjust(5), SOFT)
         for value in past:
             filled = (value - floor) / unit
             step = min(max(round(filled * 8), 0), 8)

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType  # type: ignore[attr-defined]
 
 from stream.kafka.connect import START_TIMEOUT_S, Errors, partition_counts, reach, reason, settings, translated
 from stream.kafka.log import LogError, Partition, TopicMissing
@@ -168,6 +168,23 @@ class Admin:
             return {name: str(entry.value) for name, entry in future.result().items() if entry.value is not None}
         except KafkaException as caught:
             raise translated(reason(caught), self._properties, f"describing topic '{topic}'") from None
+
+    def written_ends(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """The end of each partition, with what is written and not yet seen by read_committed readers: a commit returns a little
+        before its markers stand in the partitions, and until then the committed end is behind.
+
+        Args:
+            partitions: any.
+        """
+        wanted = {TopicPartition(p.topic, p.partition): OffsetSpec.latest() for p in partitions}  # type: ignore[no-untyped-call]
+        futures = self._client.list_offsets(wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=REQUEST_TIMEOUT_S)
+        ends: dict[Partition, int] = {}
+        for place, future in futures.items():
+            try:
+                ends[Partition(place.topic, place.partition)] = future.result(REQUEST_TIMEOUT_S + 5).offset
+            except KafkaException as caught:
+                raise translated(reason(caught), self._properties, f"asking for the end of {place.topic}[{place.partition}]") from None
+        return ends
 
     def delete_records(self, before: Mapping[Partition, int]) -> None:
         """Forgets the records before an offset, as retention does.

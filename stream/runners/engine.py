@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from stream.config import Config, UserError
 from stream.kafka.admin import Admin
 from stream.kafka.client import KafkaMember
-from stream.kafka.log import Member, Partition, Span, TopicMissing
+from stream.kafka.log import Member, Partition, TopicMissing
 from stream.runners.forecast import ForecastStage
 from stream.runners.ingest import IngestStage
 from stream.runners.keeping import Vault
@@ -137,7 +137,7 @@ class Engine:
             work = ForecastStage(self.config, self.report)
         before = {"ingest": "repartition", "forecast": "ingest"}.get(stage, "")
         done = self._finished.get(before, self.upstream if before else None)
-        targets = self._ends_after(done, member, work.topics, partitions) if self.until_end and done is not None else None
+        targets = self._ends_after(done, work.topics, partitions) if self.until_end and done is not None else None
         return Loop(
             member,
             work,
@@ -151,15 +151,14 @@ class Engine:
         )
 
     def _ends_after(
-        self, done: threading.Event, member: Member, topics: Sequence[str], partitions: Mapping[str, int]
+        self, done: threading.Event, topics: Sequence[str], partitions: Mapping[str, int]
     ) -> Callable[[], Mapping[Partition, int] | None]:
         """Where a stage ends: at the ends of its topics as they stand once the stage before it is done."""
 
         def ends() -> Mapping[Partition, int] | None:
             if not done.is_set():
                 return None
-            spans: Mapping[Partition, Span] = member.spans([Partition(topic, p) for topic in topics for p in range(partitions[topic])])
-            return {partition: span.end for partition, span in spans.items()}
+            return Admin(self.config.kafka).written_ends([Partition(topic, p) for topic in topics for p in range(partitions[topic])])
 
         return ends
 

@@ -86,6 +86,10 @@ class ForecastWork:
         mark = self.engine.watermark_ms
         return UNKNOWN if mark is None else mark
 
+    @property
+    def next_ms(self) -> int | None:
+        return None
+
     def accept(self, messages: Messages) -> None:
         for offset, stamp_ms, value in zip(messages.offsets, messages.stamps_ms, messages.values, strict=True):
             try:
@@ -183,6 +187,7 @@ class ForecastStage:
     """
 
     name = "forecast"
+    merges = False
     max_lead_ms = None
 
     def __init__(self, config: Config, observer: ForecastObserver) -> None:

@@ -100,6 +100,14 @@ class IngestWork:
     def holds(self) -> bool:
         return self.engine.holds
 
+    @property
+    def next_ms(self) -> int | None:
+        for waiting in self.queue:
+            rows = waiting.decoded.rows
+            if waiting.row < len(rows):
+                return int(rows.time_ms[waiting.row])
+        return None
+
     def accept(self, messages: Messages) -> None:
         decoded = self.decoder.decode(messages)
         bytes_of: dict[int, tuple[bytes | None, bytes | None]] = {}
@@ -260,6 +268,7 @@ class IngestStage:
     """
 
     name = "ingest"
+    merges = False
 
     def __init__(self, config: Config, partitions: Mapping[str, int], observer: IngestObserver) -> None:
         self.config = config

@@ -17,6 +17,7 @@ Wall-clock time (the `clock` passed in) decides when to commit and when a partit
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -77,6 +78,8 @@ class Piece:
     stamps_ms: NDArray[np.int64]
     latency_topic: str
     rows: int
+    number: int
+    """Grows with every piece of the loop."""
 
 
 @dataclass(slots=True)
@@ -195,6 +198,7 @@ class Loop:
         self.targets: Mapping[Partition, int] | None = None
         self._ask_targets = targets
         self.commits = 0
+        self.numbers = itertools.count()
         self.assigned_once = False
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -497,6 +501,8 @@ class Loop:
         if free is not None:
             return free, 0
         marks = self._watermarks()
+        if self.stage.merges:
+            return self._choose_next(waiting, marks)
         first = min(waiting, key=lambda o: (o.shard.watermark_ms, o.partition))
         others = [mark for partition, mark in marks.items() if partition != first.partition]
         lowest = min(others, default=None)
@@ -506,6 +512,24 @@ class Loop:
             self.held_back = True  # somebody behind has to speak first
             return None, 0
         return first, UNKNOWN if lowest == UNKNOWN else lowest + lead
+
+    def _choose_next(self, waiting: list[Owned], marks: dict[Partition, int]) -> tuple[Owned | None, int]:
+        """The partition with the earliest row, once every one of ours has shown its next or has no more."""
+        lead = self.stage.max_lead_ms or 0
+        unseen = [p for p in marks if p in self.owned and not self.owned[p].shard.waiting and self.owned[p].ended_at is None]
+        first = min(waiting, key=lambda o: (UNKNOWN if o.shard.next_ms is None else o.shard.next_ms, o.partition))
+        foreign = min((mark for partition, mark in marks.items() if partition not in self.owned), default=None)
+        ours = min((mark for partition, mark in marks.items() if partition in self.owned), default=UNKNOWN)
+        # Of several members the one that is furthest behind always goes on, or they would wait for each other.
+        if unseen or (foreign is not None and ours != UNKNOWN and ours > foreign + lead):
+            self.held_back = True
+            return None, 0
+        following = min((o.shard.next_ms for o in waiting if o is not first and o.shard.next_ms is not None), default=None)
+        # A limit is one of watermarks, which stay a lead behind the rows: rows no later than the other partitions' next.
+        return first, np.iinfo(np.int64).max if following is None and foreign is None else min(
+            np.iinfo(np.int64).max if following is None else following - lead,
+            np.iinfo(np.int64).max if foreign is None else foreign + lead,
+        )
 
     def _watermarks(self) -> dict[Partition, int]:
         """The watermark of every partition that holds the others back: ours as they are, the others' as committed."""
@@ -565,7 +589,8 @@ class Loop:
         mark = owned.shard.watermark_ms
         bookmark.watermark_ms = None if mark == UNKNOWN else mark
         position = Position(offset, _encode(bookmark).decode())
-        return Piece(records, position, size, step.stamps_ms if rows else step.stamps_ms[:0], step.latency_topic, rows)
+        stamps = step.stamps_ms if rows else step.stamps_ms[:0]
+        return Piece(records, position, size, stamps, step.latency_topic, rows, next(self.numbers))
 
     def _flush(self) -> bool:
         """Publishes and commits what is pending; False if it has to be tried again after the next fetch."""
@@ -574,7 +599,8 @@ class Loop:
         holders = [o for o in self.owned.values() if o.pending]
         if not holders:
             return True
-        records = [r for o in holders for p in o.pending for r in p.records if len(r)]
+        pieces = sorted((p for o in holders for p in o.pending), key=lambda p: p.number)
+        records = [r for p in pieces for r in p.records if len(r)]  # in the order in which they came about
         positions = {o.partition: o.pending[-1].position for o in holders}
         began = self.monotonic()
         outcome = self.member.transact(records, positions)
@@ -668,7 +694,8 @@ class Loop:
         bookmark = owned.bookmark
         bookmark.count += 1
         position = Position(owned.position, _encode(bookmark).decode())
-        owned.pending.append(Piece(records, position, sum(r.bytes for r in records), np.zeros(0, np.int64), "", 0))
+        size = sum(r.bytes for r in records)
+        owned.pending.append(Piece(records, position, size, np.zeros(0, np.int64), "", 0, next(self.numbers)))
 
     def finished(self) -> bool:
         """With until_end: every partition of the group has reached its target, ours and the others'."""

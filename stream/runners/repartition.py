@@ -2,7 +2,8 @@
 
 Sessions can only be followed where all of their events are. The messages go on byte for byte, a session's (or user's) to
 one partition; what cannot be read goes to the dead letters here, and events that the configuration does not list end here.
-The partitions are read within one out_of_orderness of each other, so what ingest finds is disordered by no more than two.
+The partitions are merged by event time (those of other processes by their committed watermarks, within one out_of_orderness),
+so what ingest finds is not more disordered than it was.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class RepartitionStage(IngestStage):
     """
 
     name = "repartition"
+    merges = True
 
     def __init__(self, config: Config, partitions: Mapping[str, int], observer: IngestObserver) -> None:
         super().__init__(config, partitions, observer)

@@ -108,6 +108,10 @@ class Shard(Protocol):
     def holds(self) -> bool:
         """Whether other partitions must wait for this one's watermark."""
 
+    @property
+    def next_ms(self) -> int | None:
+        """Event time of the next row that waits; None where none does."""
+
     def step(self, limit_ms: int, max_rows: int, before: int | None = None) -> Step:
         """Takes waiting messages: at least one, while the watermark stays at or below the limit.
 
@@ -157,6 +161,10 @@ class Stage(Protocol):
     @property
     def max_lead_ms(self) -> int | None:
         """How far a partition's watermark may lead the group's smallest; None: partitions do not wait for each other."""
+
+    @property
+    def merges(self) -> bool:
+        """Whether rows of all partitions must be taken in the order of their times, as near as can be."""
 
     def open(self, partition: Partition) -> Shard:
         """A shard before its first message."""

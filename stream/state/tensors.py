@@ -91,7 +91,7 @@ def tensors(data: bytes | memoryview) -> Iterator[tuple[str, NDArray[Any]]]:
     body = view[8 + length :]
     try:
         header = _decode(view[8 : 8 + length])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Damaged(f"its header cannot be read: {error}") from None
     for name, tensor in header.items():
         start, stop = tensor.data_offsets

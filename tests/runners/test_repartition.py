@@ -36,6 +36,9 @@ def test_spread_sessions_are_followed_whole(members: int) -> None:
     assert {r["session"] for r in ended if r["purchased"]} == bought
     observed = [r for values in world.output("demand").values() for v in values if (r := msgspec.json.decode(v or b""))]
     assert sum(r["views"] for r in observed if not r.get("corrects")) > 0
+    if members == 1:  # one process merges by time; two know only each other's watermarks
+        assert not {name: count for name, count in world.observer.counts.items() if name.startswith("late")}
+    assert not world.observer.counts["late:clicks:dropped"]
     letters = world.log.visible(Partition("nowcart.deadletter", 0))
     assert [e.value for e in letters] == [b"{"]
     assert dict(letters[0].headers)["nowcart-topic"] == b"shop.events"
