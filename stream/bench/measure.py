@@ -28,7 +28,7 @@ from stream.kafka.log import LogError, Partition
 from stream.kafka.reader import follow
 from stream.mapping import Decoder
 from stream.metrics import Metrics
-from stream.runners.engine import Engine
+from stream.runners.engine import Engine, calm_collector
 from stream.runners.report import Report
 from stream.topics import own_topics
 
@@ -152,6 +152,7 @@ def limit(config: Config, messages: int) -> float:
         config: the run's.
         messages: in the sources' topics.
     """
+    calm_collector()
     zone = Zone(config.time.zone)
     decoders = {source.topic: Decoder(source, config.time, zone) for source in config.sources.values()}
     member = KafkaMember(config.kafka, f"{config.output.prefix}limit", f"{config.output.prefix}limit")
