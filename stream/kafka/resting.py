@@ -21,6 +21,8 @@ Message: Any = RawMessage
 Place = tuple[str, int]
 """A topic and a partition of it."""
 
+_BACKLOG = 10
+"""Rests are so much longer while other partitions have a backlog."""
 _LISTEN_S = 0.005
 """Between two rests, for what has come meanwhile: a fetch takes less than one millisecond on the machine itself."""
 
@@ -36,6 +38,8 @@ class Resting:
     def __init__(self, consumer: Any, rest_s: float) -> None:
         self._consumer = consumer
         self._rest_s = rest_s
+        self._full = False
+        """The last batch was: there is a backlog, and asking the others costs as long as a batch takes."""
         self._at_end: set[Place] = set()
         self._stopped: set[Place] = set()
         self._resting: dict[Place, float] = {}
@@ -103,6 +107,7 @@ class Resting:
 
     def _take(self, count: int, timeout: float) -> list[Any]:
         messages: list[Any] = self._consumer.consume(count, timeout)
+        self._full = len(messages) >= count
         if self._at_end:
             self._at_end.difference_update(zip(map(Message.topic, messages), map(Message.partition, messages), strict=True))
         if any(map(Message.error, messages)):
@@ -131,7 +136,7 @@ class Resting:
 
     def _rest(self, places: list[Place]) -> None:
         if places:
-            until = time.monotonic() + self._rest_s
+            until = time.monotonic() + self._rest_s * (_BACKLOG if self._full else 1)
             self._resting.update((place, until) for place in places)
             with contextlib.suppress(KafkaException):
                 self._consumer.pause([TopicPartition(*place) for place in places])
