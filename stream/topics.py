@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from stream.config import Config
 from stream.kafka.admin import Topic
+from stream.records import MAX_MESSAGE_BYTES
 
 DAY_MS = 86_400_000
-DEAD_LETTER_BYTES = 8 * 1024 * 1024
 OUTPUTS = ("intent", "demand", "spikes")
 
 
@@ -26,7 +26,7 @@ def own_topics(config: Config, retention: Mapping[str, int] | None = None) -> li
     wanted += [
         (f"repartitioned.{source.name}", config.activity.partitions, keep) for source in config.sources.values() if source.repartition
     ]
-    wanted += [("deadletter", 1, week | {"max.message.bytes": str(DEAD_LETTER_BYTES)})]
+    wanted += [("deadletter", 1, week | {"max.message.bytes": str(MAX_MESSAGE_BYTES)})]
     limits = retention or {}
     return [
         Topic(config.output.prefix + name, partitions, settings | ({"retention.bytes": str(limits[name])} if name in limits else {}))

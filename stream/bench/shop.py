@@ -19,6 +19,7 @@ import numpy as np
 from stream.config import Config, parse
 from stream.kafka.sender import Sender
 from stream.simulate import TOPICS, Shop, benchmark_spec
+from stream.simulate.mapping import sources
 
 PARTITIONS = 4
 ITEMS = 10_000
@@ -35,37 +36,6 @@ _READY_AT = 60_000
 _CONFIG = """
 [time]
 zone = "Europe/London"
-[sources.clicks]
-kind = "clickstream"
-topic = "TOPIC.events"
-fields = { time = "ts", event = "type", session = "sid", user = "uid", item = "sku", price = "price", quantity = "quantity" }
-events = { view = "view", search = "search", add_to_cart = "cart", remove_from_cart = "remove", purchase = "purchase", page = "other" }
-[sources.orders]
-kind = "orders"
-topic = "TOPIC.orders"
-[sources.orders.fields]
-order = "order_id"
-time = "created"
-item = "sku"
-quantity = "quantity"
-price = "unit_price"
-user = "uid"
-session = "sid"
-cancelled = "cancelled"
-[sources.offers]
-kind = "offers"
-topic = "TOPIC.offers"
-[sources.offers.fields]
-time = "announced"
-item = "sku"
-price = "price"
-regular_price = "list_price"
-promotion = "promo"
-starts = "valid_from"
-ends = "valid_until"
-stock = "stock"
-category = "category"
-brand = "brand"
 [demand]
 from = "orders"
 totals = [7, 14]
@@ -113,8 +83,9 @@ def configuration(kafka: dict[str, str | int | float | bool], topic: str) -> Con
         kafka: librdkafka's properties.
         topic: how the shop's topics and nowcart's own begin.
     """
-    values = tomllib.loads(_CONFIG.replace("TOPIC", topic))
+    values = tomllib.loads(_CONFIG)
     values["kafka"] = {"bootstrap_servers": "replaced"}
+    values["sources"] = sources(topic)
     values["output"] = {"prefix": f"{topic}.nowcart."}
     return msgspec.structs.replace(parse(values), kafka=kafka)
 

@@ -8,6 +8,7 @@ from stream.config import Config, parse
 from stream.kafka.admin import Topic
 from stream.kafka.resting import REST
 from stream.simulate import TOPICS, ShopSpec, demo_spec
+from stream.simulate.mapping import sources
 from stream.topics import own_topics
 
 MINUTE_MS = 60_000
@@ -20,57 +21,6 @@ allowed_lateness = "15m"
 max_lead = "10m"
 max_future = "5m"
 idle_after = "5s"
-
-[sources.clicks]
-kind = "clickstream"
-topic = "shop.events"
-
-[sources.clicks.fields]
-time = "ts"
-event = "type"
-session = "sid"
-user = "uid"
-item = "sku"
-price = "price"
-quantity = "quantity"
-
-[sources.clicks.events]
-view = "view"
-search = "search"
-add_to_cart = "cart"
-remove_from_cart = "remove"
-purchase = "purchase"
-page = "other"
-
-[sources.orders]
-kind = "orders"
-topic = "shop.orders"
-
-[sources.orders.fields]
-order = "order_id"
-time = "created"
-item = "sku"
-quantity = "quantity"
-price = "unit_price"
-user = "uid"
-session = "sid"
-cancelled = "cancelled"
-
-[sources.offers]
-kind = "offers"
-topic = "shop.offers"
-
-[sources.offers.fields]
-time = "announced"
-item = "sku"
-price = "price"
-regular_price = "list_price"
-promotion = "promo"
-starts = "valid_from"
-ends = "valid_until"
-stock = "stock"
-category = "category"
-brand = "brand"
 
 [demand]
 from = "orders"
@@ -118,6 +68,7 @@ def demo_config(bootstrap_servers: str, prefix: str = "nowcart.") -> Config:
     """
     values = tomllib.loads(_CONFIG)
     values["kafka"] = {"bootstrap_servers": bootstrap_servers, REST: 50}
+    values["sources"] = sources()
     values["output"]["prefix"] = prefix
     return parse(values)
 

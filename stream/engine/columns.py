@@ -21,6 +21,9 @@ MICRO = 1_000_000
 MISSING = np.iinfo(np.int64).min
 """Marks an absent value in an int64 column (a price that an event does not carry)."""
 
+UNKNOWN = np.iinfo(np.int64).min // 2
+"""A watermark before any event; sums with any duration stay in range."""
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

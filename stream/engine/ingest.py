@@ -23,12 +23,9 @@ from stream.engine.activity import (
     pack,
     segments_by_partition,
 )
-from stream.engine.columns import IntentColumns, Ints, Rejected, Rows
+from stream.engine.columns import UNKNOWN, IntentColumns, Ints, Rejected, Rows
 from stream.engine.sessions import SessionBook
 from stream.engine.time import Grid, Zone
-
-UNKNOWN = np.iinfo(np.int64).min // 2
-"""A watermark before any event."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from models.protocol import DemandSpec
 from stream.config import Bucket, Config, UserError
 from stream.engine.activity import Block, BlockError, decode_block
-from stream.engine.columns import DemandColumns, SpikeColumns
+from stream.engine.columns import UNKNOWN, DemandColumns, SpikeColumns
 from stream.engine.forecast import AgreementError, ForecastShard, ForecastSpec, ResolutionSpec
 from stream.engine.state import forecast_arrays, forecast_note, restore_forecast
 from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.records import HEADERS, encode_demand, encode_spikes
 from stream.runners.ingest import agreement
-from stream.runners.stage import UNKNOWN, Shard, Step, Stopwatch
+from stream.runners.stage import Shard, Step, Stopwatch
 
 _BLOCKS_A_STEP = 64
 
@@ -210,6 +210,9 @@ class ForecastStage:
             model_version="builtin-1",
         )
         observer.model("demand", self.spec.model_version, config.device.name)
+
+    def holds(self, partition: Partition) -> bool:
+        return False
 
     def open(self, partition: Partition) -> Shard:
         return ForecastWork(partition, self)

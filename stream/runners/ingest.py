@@ -24,7 +24,7 @@ from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.mapping import Decoder
 from stream.records import HEADERS, dead_letter_headers, encode_intent, fit_dead_letter
-from stream.runners.stage import UNKNOWN, Shard, Step, Stopwatch
+from stream.runners.stage import Shard, Step, Stopwatch
 
 GRAIN_MS = 15 * 60_000
 """Activity rows are never coarser: local days of every zone are sums of them."""
@@ -93,8 +93,7 @@ class IngestWork:
 
     @property
     def watermark_ms(self) -> int:
-        mark = self.engine.watermark_ms
-        return mark if mark > UNKNOWN // 2 else UNKNOWN
+        return self.engine.watermark_ms
 
     @property
     def holds(self) -> bool:

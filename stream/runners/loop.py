@@ -30,9 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.config import UserError
+from stream.engine.columns import UNKNOWN
 from stream.kafka.log import LogError, Member, Messages, Outcome, Partition, Position, Records, Span, Unreachable
 from stream.runners.keeping import Keeper, Saved, Vault
-from stream.runners.stage import UNKNOWN, Shard, Stage, Step
+from stream.runners.stage import Shard, Stage, Step
 
 logger = logging.getLogger("nowcart.loop")
 
@@ -541,7 +542,7 @@ class Loop:
                 if owned.shard.holds and not silent and not self._is_done(partition, owned.bookmark):
                     marks[partition] = owned.shard.watermark_ms
                 continue
-            if not self._partition_holds(partition):
+            if not self.stage.holds(partition):
                 continue
             bookmark = self.foreign.get(partition)
             if partition in self.restoring:
@@ -551,10 +552,6 @@ class Loop:
             elif not bookmark.idle and not self._is_done(partition, bookmark):
                 marks[partition] = UNKNOWN if bookmark.watermark_ms is None else bookmark.watermark_ms
         return marks
-
-    def _partition_holds(self, partition: Partition) -> bool:
-        holds = getattr(self.stage, "holds", None)
-        return True if holds is None else bool(holds(partition))
 
     def _is_done(self, partition: Partition, bookmark: Bookmark) -> bool:
         return self.targets is not None and bookmark.done is not None and bookmark.done >= self.targets[partition]

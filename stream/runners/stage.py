@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 
 from stream.kafka.log import Messages, Partition, Records
 
-UNKNOWN = np.iinfo(np.int64).min // 2
-"""A watermark before any event."""
-
 
 class Stopwatch:
     """Tells the parts of a step apart: seconds by part since they were last taken. One thread uses it.
@@ -161,6 +158,9 @@ class Stage(Protocol):
     @property
     def max_lead_ms(self) -> int | None:
         """How far a partition's watermark may lead the group's smallest; None: partitions do not wait for each other."""
+
+    def holds(self, partition: Partition) -> bool:
+        """Whether a partition, ours or another member's, holds the others' watermarks back."""
 
     @property
     def merges(self) -> bool:
