@@ -26,7 +26,8 @@ from stream.kafka.log import Partition
 from stream.kafka.reader import follow
 from stream.kafka.sender import Sender
 from stream.topics import own_topics
-from tests.kafka.conftest import _two_free_ports, kafka_script, unique
+from tests.kafka.conftest import unique
+from tests.real_kafka import RealKafka, free_ports, script
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -193,36 +194,12 @@ def embedded() -> Iterator[str]:
         yield broker.bootstrap_servers
 
 
-class OwnKafka:
-    """A real Apache Kafka that a test may kill."""
-
-    def __init__(self, script: Path, folder: Path) -> None:
-        self._script, self._folder = script, folder
-        self.bootstrap = self._do("start", "--port", str(_two_free_ports())).strip()
-
-    def _do(self, action: str, *arguments: str) -> str:
-        command = [str(self._script), action, "--dir", str(self._folder), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode:
-            pytest.fail(f"kafka {action}: {done.stdout}{done.stderr}")
-        return done.stdout
-
-    def kill(self) -> None:
-        self._do("kill", "--node", "1")
-
-    def revive(self) -> None:
-        self._do("revive", "--node", "1")
-
-    def stop(self) -> None:
-        self._do("stop", "--purge")
-
-
 @pytest.fixture(scope="module")
-def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnKafka]:
-    script = kafka_script()
-    if script is None:
+def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKafka]:
+    start = script()
+    if start is None:
         pytest.skip("no real Kafka that may be killed: name a script that starts one in NOWCART_KAFKA_SCRIPT")
-    kafka = OwnKafka(script, tmp_path_factory.mktemp("kafka"))
+    kafka = RealKafka(start, tmp_path_factory.mktemp("kafka"))
     try:
         yield kafka
     finally:
@@ -234,8 +211,8 @@ BROKERS = ["embedded", pytest.param("own_kafka", marks=pytest.mark.kafka)]
 
 @pytest.fixture
 def bootstrap(request: pytest.FixtureRequest) -> str:
-    broker: str | OwnKafka = request.getfixturevalue(request.param)
-    return broker if isinstance(broker, str) else broker.bootstrap
+    broker: str | RealKafka = request.getfixturevalue(request.param)
+    return broker if isinstance(broker, str) else broker.servers
 
 
 # ---- what it refuses
@@ -309,8 +286,8 @@ def test_arguments_that_make_no_sense(arguments: list[str], capsys: pytest.Captu
 
 
 @pytest.mark.kafka
-def test_two_processes_of_one_name_are_told_what_to_do(tmp_path: Path, own_kafka: OwnKafka) -> None:
-    shop = Shop(tmp_path, own_kafka.bootstrap).create()
+def test_two_processes_of_one_name_are_told_what_to_do(tmp_path: Path, own_kafka: RealKafka) -> None:
+    shop = Shop(tmp_path, own_kafka.servers).create()
     with Process(shop, "--instance", "twin") as first:
         wait_for(lambda: first.said("as instance 'twin'"), first)
         shop.send(0, 60)
@@ -329,7 +306,7 @@ def test_two_processes_of_one_name_are_told_what_to_do(tmp_path: Path, own_kafka
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_runs_on_a_broker_of_its_own_until_it_is_told_to_stop(tmp_path: Path, embedded: str, number: signal.Signals) -> None:
-    port = _two_free_ports()
+    port = free_ports()
     shop = Shop(tmp_path, embedded)
     with Process(shop, "--embedded", "--metrics-port", str(port)) as process:
         wait_for(lambda: process.said("Kafka listens on "), process)
@@ -388,9 +365,9 @@ def test_restoring_is_shown_in_a_log_now_and_then(
 
 
 @pytest.mark.kafka
-def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, own_kafka: OwnKafka) -> None:
-    port = _two_free_ports()
-    shop = Shop(tmp_path, own_kafka.bootstrap).create()
+def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, own_kafka: RealKafka) -> None:
+    port = free_ports()
+    shop = Shop(tmp_path, own_kafka.servers).create()
     with Process(shop, "--metrics-port", str(port)) as process:
         shop.send(0, 60)
         wait_for(lambda: shop.demand() == expected(60), process)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType  # type: ignore[attr-defined]
 
-from stream.kafka.connect import START_TIMEOUT_S, Errors, partition_counts, reach, reason, settings, translated
-from stream.kafka.log import LogError, Partition, TopicMissing
+from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, reach, reason, settings, translated
+from stream.kafka.log import LogError, Partition
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -80,7 +80,7 @@ class Admin:
             Unreachable: no broker answered.
             AccessDenied: the credentials were refused.
         """
-        return partition_counts(reach(self._client, self._errors, self._properties), topics, self._properties)
+        return count_partitions(self._client, self._errors, topics, self._properties)
 
     def create(self, topics: Iterable[Topic]) -> list[str]:
         """Creates those that do not exist, and waits until they can be used.
@@ -103,7 +103,7 @@ class Admin:
         created = [
             name for name, future in futures.items() if self._done(future, f"creating topic '{name}'", KafkaError.TOPIC_ALREADY_EXISTS)
         ]
-        self.wait_for([t.name for t in wanted])
+        count_partitions(self._client, self._errors, [t.name for t in wanted], self._properties, missing_s=START_TIMEOUT_S)
         return created
 
     def check(self, topics: Iterable[Topic]) -> list[str]:
@@ -176,8 +176,19 @@ class Admin:
         Args:
             partitions: any.
         """
+        return self._ends(partitions, IsolationLevel.READ_UNCOMMITTED)
+
+    def committed_ends(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """The end of each partition as read_committed readers see it.
+
+        Args:
+            partitions: any.
+        """
+        return self._ends(partitions, IsolationLevel.READ_COMMITTED)
+
+    def _ends(self, partitions: Sequence[Partition], level: IsolationLevel) -> dict[Partition, int]:
         wanted = {TopicPartition(p.topic, p.partition): OffsetSpec.latest() for p in partitions}  # type: ignore[no-untyped-call]
-        futures = self._client.list_offsets(wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=REQUEST_TIMEOUT_S)
+        futures = self._client.list_offsets(wanted, isolation_level=level, request_timeout=REQUEST_TIMEOUT_S)
         ends: dict[Partition, int] = {}
         for place, future in futures.items():
             try:
@@ -199,37 +210,11 @@ class Admin:
         for place, future in self._client.delete_records(wanted, request_timeout=REQUEST_TIMEOUT_S).items():
             self._done(future, f"deleting records of {place.topic}[{place.partition}]")
 
-    def wait_for(self, topics: Sequence[str], timeout_s: float = START_TIMEOUT_S) -> dict[str, int]:
-        """Waits until topics exist: a new one takes a moment to be known everywhere.
-
-        Args:
-            topics: their names.
-            timeout_s: seconds to wait.
-
-        Returns:
-            How many partitions each has.
-
-        Raises:
-            TopicMissing: one still did not.
-        """
-
-        def exist() -> bool:
-            try:
-                self.partitions(topics)
-            except TopicMissing:
-                return False
-            return True
-
-        self._until(exist, "", timeout_s)
-        return self.partitions(topics)
-
     def _until(self, condition: Any, what: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
-                if what:
-                    raise LogError(f"waited {timeout_s:g} s for {what}")
-                return
+                raise LogError(f"waited {timeout_s:g} s for {what}")
             time.sleep(0.02)
 
     def _done(self, future: Any, doing: str, fine: int | None = None) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 
 from stream.kafka import reader
-from stream.kafka.connect import START_TIMEOUT_S, Errors, is_away, log, partition_counts, reach, reason, servers, translated
+from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, is_away, log, reach, reason, servers, translated
 from stream.kafka.fetching import CHUNK, batches, cut_before, split
 from stream.kafka.log import Fetched, OffsetGone, Outcome, Partition, Position, Span, Unreachable
 from stream.kafka.transactions import Transactions
@@ -186,7 +186,7 @@ class KafkaMember:
                 self._consumer.resume([TopicPartition(*partition)])
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
-        return partition_counts(reach(self._consumer, self._errors, self._properties), topics, self._properties)
+        return count_partitions(self._consumer, self._errors, topics, self._properties)
 
     def spans(self, partitions: Sequence[Partition]) -> dict[Partition, Span]:
         spans = {p: Span(*reader.span_of(self._consumer, p, self._properties, REQUEST_TIMEOUT_S)) for p in partitions}

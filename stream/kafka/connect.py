@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 from stream.kafka.log import AccessDenied, Fenced, LogError, OffsetGone, TopicMissing, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 log = logging.getLogger("nowcart.kafka")
 client_log = logging.getLogger("nowcart.kafka.client")
@@ -22,6 +22,8 @@ client_log = logging.getLogger("nowcart.kafka.client")
 
 START_TIMEOUT_S = 10.0
 """How long a start waits for the first answer of a broker."""
+MISSING_S = 2.0
+"""So long a topic must be missing from every answer before we say so: a cluster's brokers learn of a new one at different times."""
 
 _DENIED = {
     KafkaError._AUTHENTICATION,
@@ -207,34 +209,60 @@ def reach(client: Any, errors: Errors, properties: Mapping[str, Any], timeout_s:
             return metadata
 
 
-def partition_counts(metadata: Any, topics: Any, properties: Mapping[str, Any]) -> dict[str, int]:
-    """How many partitions each topic has, from a cluster's metadata.
+def count_partitions(
+    client: Any,
+    errors: Errors,
+    topics: Collection[str],
+    properties: Mapping[str, Any],
+    timeout_s: float = START_TIMEOUT_S,
+    missing_s: float = MISSING_S,
+) -> dict[str, int]:
+    """How many partitions each topic has.
+
+    Each answer comes from any broker, and those of a cluster learn of a new topic one after the other: one answer without a
+    topic does not make it missing.
 
     Args:
-        metadata: of `list_topics`.
+        client: a consumer, a producer or an admin client.
+        errors: what the client's error_cb tells.
         topics: their names.
         properties: the client's, for the names in the message.
+        timeout_s: seconds to wait for a first answer.
+        missing_s: seconds for which a topic must be missing from every answer.
 
     Raises:
         TopicMissing: naming all that are missing.
+        Unreachable: no broker answered.
         AccessDenied: the user may not see one.
     """
-    missing = []
+    counts: dict[str, int] = {}
+    deadline: float | None = None
+    while True:
+        counts.update(_partition_counts(reach(client, errors, properties, timeout_s), set(topics) - counts.keys(), properties))
+        missing = [topic for topic in topics if topic not in counts]
+        if not missing:
+            return {topic: counts[topic] for topic in topics}
+        now = time.monotonic()
+        deadline = now + missing_s if deadline is None else deadline
+        if now >= deadline:
+            names = ", ".join(f"'{topic}'" for topic in missing)
+            raise TopicMissing(
+                f"{'topic' if len(missing) == 1 else 'topics'} {names} must exist on Kafka at {servers(properties)}: "
+                "create the shop's own there, and ours with `nowcart topics CONFIG create`; or correct the name"
+            )
+        time.sleep(0.05)
+
+
+def _partition_counts(metadata: Any, topics: Collection[str], properties: Mapping[str, Any]) -> dict[str, int]:
+    """Of those that are there."""
     counts = {}
     for topic in topics:
         found = metadata.topics.get(topic)
         if found is None or (found.error is not None and found.error.code() in _MISSING):
-            missing.append(topic)
-        elif found.error is not None:
+            continue
+        if found.error is not None:
             raise translated(found.error, properties, f"looking at topic '{topic}'")
-        else:
-            counts[topic] = len(found.partitions)
-    if missing:
-        names = ", ".join(f"'{topic}'" for topic in missing)
-        raise TopicMissing(
-            f"{'topic' if len(missing) == 1 else 'topics'} {names} must exist on Kafka at {servers(properties)}: "
-            "create the shop's own there, and ours with `nowcart topics CONFIG create`; or correct the name"
-        )
+        counts[topic] = len(found.partitions)
     return counts
 
 

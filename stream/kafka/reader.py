@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
-from stream.kafka.connect import START_TIMEOUT_S, Errors, is_away, log, partition_counts, reach, reason, servers, settings, translated
+from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, is_away, log, reason, servers, settings, translated
 from stream.kafka.fetching import CHUNK, KafkaMessages, batches, split
 from stream.kafka.log import Fetched, OffsetGone, Partition, Unreachable
 from stream.kafka.resting import REST, Resting
@@ -38,7 +38,15 @@ CONSUMER_REQUIRED = {
 }
 
 
-_LEADERLESS = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+_NOT_YET = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+}
+"""What is said of a topic that was made a moment ago, of a partition that moves or whose leader died, and by a broker that has just
+come back and does not know yet what there is."""
 
 
 class Record(NamedTuple):
@@ -86,8 +94,7 @@ def span_of(consumer: Consumer, partition: Partition, properties: Mapping[str, A
         try:
             found = consumer.get_watermark_offsets(place, timeout=max(0.1, deadline - time.monotonic()), cached=False)
         except KafkaException as caught:
-            # A topic that was made a moment ago has no leader yet, or one that does not know so; so has one that moves or dies.
-            if not (reason(caught).code() in _LEADERLESS or is_away(reason(caught))) or time.monotonic() >= deadline:
+            if not (reason(caught).code() in _NOT_YET or is_away(reason(caught))) or time.monotonic() >= deadline:
                 raise translated(reason(caught), properties, f"asking for the offsets of {place.topic}[{place.partition}]") from None
             time.sleep(0.05)
         else:
@@ -175,7 +182,7 @@ def newest(properties: Mapping[str, Any], topic: str, most: int, patience_s: flo
     errors = Errors()
     consumer = open_consumer(properties, errors, {}, {"group.id": "nowcart.reader"})
     try:
-        count = partition_counts(reach(consumer, errors, properties), [topic], properties)[topic]
+        count = count_partitions(consumer, errors, [topic], properties)[topic]
         spans = {p: span_of(consumer, p, properties) for p in (Partition(topic, number) for number in range(count))}
         stops = {p: high for p, (low, high) in spans.items() if high > low}
         shares = _shares([high - low for low, high in spans.values() if high > low], most)
@@ -242,7 +249,7 @@ class Tail:
         self._errors = Errors()
         self._consumer = open_consumer(properties, self._errors, {}, {"group.id": "nowcart.reader"})
         try:
-            counts = partition_counts(reach(self._consumer, self._errors, properties, start_timeout_s), topics, properties)
+            counts = count_partitions(self._consumer, self._errors, topics, properties, start_timeout_s)
             self.partitions = [Partition(topic, number) for topic, count in counts.items() for number in range(count)]
             offset = OFFSET_BEGINNING
             starts = dict.fromkeys(self.partitions, offset)

@@ -15,12 +15,11 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from stream.kafka.connect import (
     Errors,
+    count_partitions,
     is_away,
     is_fence,
     is_lasting,
     log,
-    partition_counts,
-    reach,
     reason,
     servers,
     settings_producer,
@@ -165,7 +164,7 @@ class Transactions:
         """Refuses topics that do not exist: librdkafka would look for them for as long as a message may wait, and some brokers make them."""
         new = [topic for topic in topics if topic not in self._topics]
         if new:
-            partition_counts(reach(self._producer, self._errors, self._properties), new, self._properties)
+            count_partitions(self._producer, self._errors, new, self._properties)
             self._topics.update(new)
 
     def _undelivered(self, error: KafkaError | None, message: object) -> None:

@@ -9,8 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.cluster import NO_SCRIPT, script
 from tests.chaos.run import Chaos, quiet
+from tests.real_kafka import NO_SCRIPT, script
 
 
 def main() -> int:

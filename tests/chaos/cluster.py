@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,19 +9,9 @@ from typing import Any
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.real_kafka import RealKafka
+
 NODES = (1, 2, 3)
-
-
-def script() -> Path | None:
-    """What starts one, where there is one."""
-    for path in (os.environ.get("NOWCART_KAFKA_SCRIPT"), ROOT.parent / "shared" / "kafka" / "kafka"):
-        if path and Path(path).is_file():
-            return Path(path)
-    return None
-
-
-NO_SCRIPT = "no Apache Kafka to start: name a script that starts one in NOWCART_KAFKA_SCRIPT (docs/chaos.md says what it must do)"
 
 
 class Cluster:
@@ -36,9 +23,8 @@ class Cluster:
     """
 
     def __init__(self, start: Path, folder: Path) -> None:
-        self._script, self.folder = start, folder
-        arguments = ["--port", str(_free_ports()), "--nodes", str(len(NODES)), "--set", "group.min.session.timeout.ms=1000"]
-        self.servers = self._call("start", *arguments)
+        self._kafka = RealKafka(start, folder, len(NODES), "--set", "group.min.session.timeout.ms=1000")
+        self.servers = self._kafka.servers
         quiet: dict[str, Any] = {"log_level": 0, "error_cb": lambda error: None}
         self._admin = AdminClient({"bootstrap.servers": self.servers, **quiet})
         self.down: set[int] = set()
@@ -61,7 +47,7 @@ class Cluster:
         Args:
             node: which.
         """
-        self._call("kill", "--node", str(node))
+        self._kafka.kill(node)
         self.down.add(node)
 
     def revive(self, node: int) -> None:
@@ -71,14 +57,13 @@ class Cluster:
             node: which.
         """
         self.down.discard(node)
-        command = [str(self._script), "revive", "--node", str(node), "--dir", str(self.folder)]
-        self._reviving[node] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._reviving[node] = self._kafka.start_reviving(node)
 
     def stop(self) -> None:
         """Ends all nodes."""
         for process in self._reviving.values():
             process.wait(90)
-        self._call("stop")
+        self._kafka.stop(purge=False)
 
     def _reap(self) -> None:
         for node, process in list(self._reviving.items()):
@@ -87,26 +72,3 @@ class Cluster:
                 del self._reviving[node]
                 if status:  # its port was still taken, or it was too slow: again
                     self.revive(node)
-
-    def _call(self, action: str, *arguments: str) -> str:
-        done = subprocess.run(
-            [self._script, action, "--dir", self.folder, *arguments], capture_output=True, text=True, timeout=180, check=False
-        )
-        if done.returncode:
-            raise RuntimeError(f"kafka {action} failed: {done.stdout}{done.stderr}")
-        return done.stdout.strip()
-
-
-def _free_ports() -> int:
-    """The first of the ports of three nodes: p and p + 1, ten apart."""
-    for _ in range(200):
-        first = random.randrange(20_000, 30_000)
-        try:
-            for node in NODES:
-                for number in (0, 1):
-                    with socket.socket() as probe:
-                        probe.bind(("127.0.0.1", first + 10 * (node - 1) + number))
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports for three nodes")

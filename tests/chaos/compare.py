@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from stream.kafka.admin import Admin
+from stream.kafka.log import Partition
 from stream.kafka.reader import Record, follow
 
 ORDERED = ("intent", "demand", "spikes")
 """Sequences per key. Dead letters are a set: each is found by where its message stands, and it does not matter when it was published."""
 OUTPUTS = (*ORDERED, "deadletter")
 MOST_EXAMPLES = 20
+PATIENCE_S = 90.0
+"""A broker ends the transaction of a process that is gone after its timeout."""
 
 
 @dataclass(slots=True)
@@ -79,7 +84,19 @@ def read_outputs(properties: Mapping[str, str], prefix: str) -> dict[str, list[R
         properties: librdkafka's.
         prefix: of the run.
     """
+    _settle(properties, [prefix + topic for topic in OUTPUTS])
     return {topic: list(follow(properties, [prefix + topic], until_end=True)) for topic in OUTPUTS}
+
+
+def _settle(properties: Mapping[str, str], topics: Sequence[str]) -> None:
+    """Waits until nothing is hidden: the last commits return a little before their markers stand in the partitions."""
+    admin = Admin(properties)
+    where = [Partition(topic, number) for topic, count in admin.partitions(topics).items() for number in range(count)]
+    deadline = time.monotonic() + PATIENCE_S
+    while (ends := admin.committed_ends(where)) != admin.written_ends(where):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"a transaction is open at the end: {ends} are visible, {admin.written_ends(where)} are written")
+        time.sleep(0.1)
 
 
 def _grouped(records: Iterable[Record], ordered: bool) -> dict[Hashable, list[Hashable]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.cluster import NO_SCRIPT, script
 from tests.chaos.run import Chaos
+from tests.real_kafka import NO_SCRIPT, script
 
 SECONDS, EVERY_S, RATE = 45.0, 4.0, 400.0
 SEED = 7

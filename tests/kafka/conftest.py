@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import random
-import socket
-import subprocess
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,13 +17,13 @@ from stream.kafka.embedded import EmbeddedBroker
 from stream.kafka.log import Partition, Records
 from stream.kafka.memory import Crash, MemoryLog, MemoryMember
 from stream.kafka.sender import Sender
+from tests.real_kafka import RealKafka, script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from stream.kafka.log import Member, Messages
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 30.0
 
 
@@ -207,6 +203,12 @@ class BrokerCluster(Cluster):
         assert producer.flush(PATIENCE_S) == 0
         return lambda: producer.abort_transaction(PATIENCE_S)
 
+    def visible(self, partition: Partition) -> list[tuple[int, bytes | None]]:
+        """Once no transaction hides the end: a commit returns a little before its markers stand in the partitions."""
+        asked = self.member(unique("reader"))
+        until(lambda: asked.spans([partition])[partition].end == self.admin.written_ends([partition])[partition])
+        return super().visible(partition)
+
     def _member(self, group: str, name: str, **options: Any) -> Member:
         return KafkaMember(self.properties, group, name, **options)
 
@@ -215,32 +217,20 @@ def unique(what: str) -> str:
     return f"{what}-{uuid.uuid4().hex[:12]}"
 
 
-def kafka_script() -> Path | None:
-    for path in (os.environ.get("NOWCART_KAFKA_SCRIPT"), ROOT.parent / "shared" / "kafka" / "kafka"):
-        if path and Path(path).is_file():
-            return Path(path)
-    return None
-
-
 @pytest.fixture(scope="session")
 def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bootstrap servers of a real Apache Kafka."""
     if named := os.environ.get("NOWCART_TEST_KAFKA"):
         yield named
         return
-    script = kafka_script()
-    if script is None:
+    start = script()
+    if start is None:
         pytest.skip("no real Kafka: name one in NOWCART_TEST_KAFKA, or a script that starts one in NOWCART_KAFKA_SCRIPT")
-    folder = tmp_path_factory.mktemp("kafka")
-    started = subprocess.run(
-        [script, "start", "--dir", folder, "--port", str(_two_free_ports())], capture_output=True, text=True, timeout=120, check=False
-    )
-    if started.returncode:
-        pytest.fail(f"Kafka did not start: {started.stdout}{started.stderr}")
+    kafka = RealKafka(start, tmp_path_factory.mktemp("kafka"))
     try:
-        yield started.stdout.strip()
+        yield kafka.servers
     finally:
-        subprocess.run([script, "stop", "--dir", folder, "--purge"], capture_output=True, timeout=60, check=False)
+        kafka.stop()
 
 
 @pytest.fixture(scope="session")
@@ -274,16 +264,3 @@ def kafka_cluster(real_kafka: str) -> Iterator[BrokerCluster]:
     cluster = BrokerCluster("kafka", real_kafka)
     yield cluster
     cluster.close_members()
-
-
-def _two_free_ports() -> int:
-    for _ in range(100):
-        port = random.randrange(20_000, 30_000)
-        try:
-            for number in (port, port + 1):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", number))
-        except OSError:
-            continue
-        return port
-    raise AssertionError("no two free ports side by side")
