@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stream.kafka.admin import Admin, Topic
 from stream.kafka.client import KafkaMember
 from stream.kafka.embedded import EmbeddedBroker
-from stream.kafka.log import Outcome, Partition, Position, Records
+from stream.kafka.log import Outcome, Partition, Position, Records, Start
 from stream.kafka.sender import Sender
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ VALUE = b'{"event_time":"2019-10-01 00:00:00 UTC","event_type":"view","product_i
 class FromStart:
     """Starts every partition at 0."""
 
-    def assigned(self, partitions: list[Partition]) -> dict[Partition, int]:
-        return dict.fromkeys(partitions, 0)
+    def assigned(self, partitions: list[Partition]) -> dict[Partition, Start]:
+        return dict.fromkeys(partitions, Start(0))
 
     def revoked(self, partitions: list[Partition]) -> None: ...
 

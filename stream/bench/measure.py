@@ -24,7 +24,7 @@ from stream.config import Config
 from stream.engine.time import Zone
 from stream.kafka.admin import Admin, Topic
 from stream.kafka.client import KafkaMember
-from stream.kafka.log import LogError, Partition
+from stream.kafka.log import LogError, Partition, Start
 from stream.kafka.reader import follow
 from stream.mapping import Decoder
 from stream.metrics import Metrics
@@ -137,8 +137,8 @@ def sending(task: Task, progress: Callable[[int], None]) -> Iterator[Callable[[]
 class _FromStart:
     """A listener that begins every partition at 0."""
 
-    def assigned(self, partitions: list[Partition]) -> dict[Partition, int]:
-        return dict.fromkeys(partitions, 0)
+    def assigned(self, partitions: list[Partition]) -> dict[Partition, Start]:
+        return dict.fromkeys(partitions, Start(0))
 
     def revoked(self, partitions: list[Partition]) -> None: ...
 

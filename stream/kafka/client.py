@@ -9,12 +9,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from stream.kafka import reader
 from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, is_away, log, reach, reason, servers, translated
 from stream.kafka.fetching import CHUNK, batches, cut_before, split
-from stream.kafka.log import Fetched, OffsetGone, Outcome, Partition, Position, Span, Unreachable
+from stream.kafka.log import Fetched, OffsetGone, Outcome, Partition, Position, Span, Start, Unreachable
 from stream.kafka.transactions import Transactions
 
 if TYPE_CHECKING:
@@ -252,14 +252,16 @@ class KafkaMember:
             self._next.clear()
             self._transactions.close()
 
-    def _on_assign(self, consumer: Any, places: list[Any]) -> None:
-        partitions = sorted(Partition(p.topic, p.partition) for p in places)
+    def _on_assign(self, consumer: Any, given: list[Any]) -> None:
+        partitions = sorted(Partition(p.topic, p.partition) for p in given)
         starts = self._listener.assigned(partitions) if self._listener is not None and partitions else {}
         self._touched.update(partitions)
-        self._next.update((p, starts.get(p, 0)) for p in partitions)
-        waiting = [p for p in partitions if p not in starts]
-        # One that waits is placed at the end, so that nothing is fetched for it before its pause is heard of.
-        given = [TopicPartition(p.topic, p.partition, starts.get(p, OFFSET_END)) for p in partitions]
+        places = {p: starts.get(p, Start(0, waits=True)) for p in partitions}
+        self._next.update((p, start.offset) for p, start in places.items())
+        waiting = [p for p, start in places.items() if start.waits]
+        # Never at a logical offset (the end): where the leader does not answer, librdkafka 2.16 asks again for it 0.5 s later, and
+        # goes there although a seek has come in between. What lies before was skipped: in five of twelve trials with a killed leader.
+        given = [TopicPartition(p.topic, p.partition, start.offset) for p, start in places.items()]
         if self._eager:
             consumer.assign(given)
         else:

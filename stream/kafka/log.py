@@ -119,12 +119,19 @@ class Outcome(Enum):
     """A request timed out: call renew(), then the committed positions say which it was."""
 
 
+class Start(NamedTuple):
+    """Where a newly owned partition begins."""
+
+    offset: int
+    waits: bool = False
+    """It stands there, paused, until resume_at() is called for it."""
+
+
 class Listener(Protocol):
     """Told, inside fetch() or close(), how the member's partitions change."""
 
-    def assigned(self, partitions: list[Partition]) -> dict[Partition, int]:
-        """Newly owned partitions; returns the offset to start each at (the member seeks there).
-        A partition left out starts paused, until resume_at() is called for it."""
+    def assigned(self, partitions: list[Partition]) -> dict[Partition, Start]:
+        """Newly owned partitions; returns where each begins. One that is left out waits."""
 
     def revoked(self, partitions: list[Partition]) -> None:
         """About to be given up in order: what is uncommitted may still be committed inside this call.

@@ -292,7 +292,7 @@ class MemoryMember:
             self._owned = dict.fromkeys(mine, 0)
             self._paused = set(mine)
             if mine:
-                self.resume_at(listener.assigned(mine))
+                self.resume_at({p: start.offset for p, start in listener.assigned(mine).items() if not start.waits})
 
     def _drop(self) -> list[Partition]:
         owned = sorted(self._owned)

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from stream.config import UserError
 from stream.engine.columns import UNKNOWN
-from stream.kafka.log import LogError, Member, Messages, Outcome, Partition, Position, Records, Span, Unreachable
+from stream.kafka.log import LogError, Member, Messages, Outcome, Partition, Position, Records, Span, Start, Unreachable
 from stream.runners.keeping import Keeper, Saved, Vault
 from stream.runners.stage import Shard, Stage, Step
 
@@ -263,7 +263,7 @@ class Loop:
 
     # -- partitions come and go --------------------------------------------------------------------------------------
 
-    def assigned(self, partitions: list[Partition]) -> dict[Partition, int]:
+    def assigned(self, partitions: list[Partition]) -> dict[Partition, Start]:
         """Listener: opens the partitions; those that need a replay start paused."""
         self.assigned_once = True
         self.observer.rebalanced()
@@ -276,10 +276,10 @@ class Loop:
             self.failure = error
             return {}
 
-    def _open(self, partitions: list[Partition]) -> dict[Partition, int]:
+    def _open(self, partitions: list[Partition]) -> dict[Partition, Start]:
         committed = self.member.committed(partitions)
         spans = self.member.spans(partitions)
-        starts: dict[Partition, int] = {}
+        starts: dict[Partition, Start] = {}
         for partition in partitions:
             position, span = committed[partition], spans[partition]
             warm = self.warm.pop(partition, None)
@@ -290,13 +290,13 @@ class Loop:
                 warm.paused = False
                 warm.ended_at = None
                 self.owned[partition] = warm
-                starts[partition] = warm.fetched
+                starts[partition] = Start(warm.fetched)
                 continue
             if position is None:
                 self._refuse_orphan(partition)
                 fresh = Owned(partition, self.stage.open(partition), Bookmark(origin=span.start), None, span.start, span.start)
                 self._own(fresh, span)
-                starts[partition] = span.start
+                starts[partition] = Start(span.start)
                 continue
             bookmark = _decode(position.metadata) if position.metadata else Bookmark(origin=span.start)
             _require_end(partition, position.offset, span)
@@ -305,11 +305,12 @@ class Loop:
             if bookmark.origin == position.offset:
                 self._replay_ends(owned)
                 self._own(owned, span)
-                starts[partition] = position.offset
+                starts[partition] = Start(position.offset)
                 continue
             owned.shard.quiet = True
             load = self.keeper.vault.load(self.stage.name, partition, position.offset) if self.keeper is not None else None
             self.restoring[partition] = Restoring(owned, position.offset, self.monotonic(), load)
+            starts[partition] = Start(position.offset, waits=True)
         return starts
 
     def _refuse_orphan(self, partition: Partition) -> None:
@@ -344,9 +345,9 @@ class Loop:
         """Opens partitions that were assigned while no broker answered."""
         if self.unopened and self.member.reachable:
             partitions, self.unopened = self.unopened, []
-            starts = self.assigned(partitions)
-            if starts:
-                self.member.resume_at(starts)
+            ready = {p: start.offset for p, start in self.assigned(partitions).items() if not start.waits}
+            if ready:
+                self.member.resume_at(ready)
 
     def _own(self, owned: Owned, span: Span) -> None:
         owned.silent_since = self.monotonic()

@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from stream.kafka.log import Partition
 from tests.real_kafka import RealKafka
 
 NODES = (1, 2, 3)
@@ -40,6 +41,14 @@ class Cluster:
         except KafkaException:
             return False
         return all(len(p.isrs) == len(NODES) for topic in topics for p in topic.partitions.values())
+
+    def leader(self, partition: Partition) -> int:
+        """The node that leads a partition.
+
+        Args:
+            partition: which.
+        """
+        return int(self._admin.list_topics(timeout=10).topics[partition.topic].partitions[partition.partition].leader)
 
     def kill(self, node: int) -> None:
         """kill -9.

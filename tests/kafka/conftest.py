@@ -14,7 +14,7 @@ from confluent_kafka import Producer
 from stream.kafka.admin import Admin, Topic
 from stream.kafka.client import KafkaMember
 from stream.kafka.embedded import EmbeddedBroker
-from stream.kafka.log import Partition, Records
+from stream.kafka.log import Partition, Records, Start
 from stream.kafka.memory import Crash, MemoryLog, MemoryMember
 from stream.kafka.sender import Sender
 from tests.real_kafka import RealKafka, script
@@ -37,17 +37,17 @@ class Told:
         self.events: list[tuple[str, list[Partition]]] = []
         self.on_revoked: Callable[[list[Partition]], None] | None = None
 
-    def assigned(self, partitions: list[Partition]) -> dict[Partition, int]:
+    def assigned(self, partitions: list[Partition]) -> dict[Partition, Start]:
         self.events.append(("assigned", partitions))
         self.owned.update(partitions)
         committed = self.member.committed(partitions)
-        starts: dict[Partition, int] = {}
+        starts: dict[Partition, Start] = {}
         for partition in partitions:
             position = committed[partition]
             if position is not None:
-                starts[partition] = position.offset
+                starts[partition] = Start(position.offset)
             elif self.start is not None:
-                starts[partition] = self.start
+                starts[partition] = Start(self.start)
         return starts
 
     def revoked(self, partitions: list[Partition]) -> None:

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from stream.kafka.client import KafkaMember
-from stream.kafka.log import Outcome, Partition, Position, Records
+from stream.kafka.log import Outcome, Partition, Position, Records, Start
 
 if TYPE_CHECKING:
     from stream.kafka.client import Assignment
@@ -20,10 +20,10 @@ class Resume:
         self.member = member
         self.owned: set[Partition] = set()
 
-    def assigned(self, partitions: list[Partition]) -> dict[Partition, int]:
+    def assigned(self, partitions: list[Partition]) -> dict[Partition, Start]:
         self.owned.update(partitions)
         print("assigned", *(p.partition for p in partitions), flush=True)
-        return self.starts(partitions)
+        return {p: Start(offset) for p, offset in self.starts(partitions).items()}
 
     def starts(self, partitions: list[Partition]) -> dict[Partition, int]:
         return {p: at.offset if at is not None else 0 for p, at in self.member.committed(partitions).items()}
