@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, is_away, log, reason, servers, settings, translated
-from stream.kafka.fetching import CHUNK, KafkaMessages, batches, split
+from stream.kafka.fetching import CHUNK, KafkaMessages, batches, cut_before, split
 from stream.kafka.log import Fetched, OffsetGone, Partition, Unreachable
 from stream.kafka.resting import REST, Resting
 
@@ -251,12 +251,11 @@ class Tail:
         try:
             counts = count_partitions(self._consumer, self._errors, topics, properties, start_timeout_s)
             self.partitions = [Partition(topic, number) for topic, count in counts.items() for number in range(count)]
-            offset = OFFSET_BEGINNING
-            starts = dict.fromkeys(self.partitions, offset)
-            if not from_start:
-                # Asked for now: what is sent after this constructor has returned is seen, however long the first fetch takes.
-                starts = {p: span_of(self._consumer, p, properties)[1] for p in self.partitions}
-            self._consumer.assign([TopicPartition(p.topic, p.partition, starts.get(p, OFFSET_END)) for p in self.partitions])
+            # Asked for now: what is sent after this constructor has returned is seen, however long the first fetch takes. And never a
+            # logical offset (beginning, end): librdkafka may ask for it once more when it has long begun, and go back to it.
+            spans = {p: span_of(self._consumer, p, properties) for p in self.partitions}
+            self._next = {p: low if from_start else high for p, (low, high) in spans.items()}
+            self._consumer.assign([TopicPartition(p.topic, p.partition, offset) for p, offset in self._next.items()])
         except BaseException:
             self._consumer.close()
             raise
@@ -286,11 +285,15 @@ class Tail:
                 # Retention was faster than we: whoever watches goes on with the oldest there is.
                 place = Partition(event.topic(), event.partition())
                 log.warning("%s[%d] no longer holds the next offset; going on with the oldest it has", *place)
-                self._consumer.seek(TopicPartition(place.topic, place.partition, OFFSET_BEGINNING))
+                low = span_of(self._consumer, place, self._properties)[0]
+                self._consumer.seek(TopicPartition(place.topic, place.partition, low))
             elif error.fatal() or not (error.retriable() or error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)):
                 raise translated(error, self._properties, "reading")
         if found or ends:
             self._errors.down = False
+        for partition, raw in found.items():
+            found[partition] = cut_before(raw, self._next[partition])
+            self._next[partition] = max(self._next[partition], raw[-1].offset() + 1)
         return Fetched(list(batches(found)), ends)
 
     def ends(self) -> dict[Partition, int]:

@@ -19,7 +19,7 @@ from stream.engine.activity import Source as SourcePartition
 from stream.engine.ingest import IngestShard
 from stream.engine.sessions import SessionBook
 from stream.kafka.log import Partition, Position
-from stream.kafka.memory import Crash, Faults, MemoryLog, MemoryMember, everything, random_cuts
+from stream.kafka.memory import Crash, Cut, Faults, MemoryLog, MemoryMember, everything, random_cuts
 from stream.runners.engine import stages_of
 from stream.runners.forecast import ForecastStage
 from stream.runners.ingest import IngestStage
@@ -216,7 +216,10 @@ class World:
         seed: of the order of turns and of how fetches are cut.
         members: how many of each stage.
         faults: of each member, by its name; made anew for each life.
-        stage: opens the ingest stage.
+        ingest: the ingest stage.
+        until_end: all members end at the input's end.
+        vault: where snapshots are kept.
+        forecast: the forecast stage.
     """
 
     def __init__(
@@ -229,9 +232,11 @@ class World:
         ingest: type[IngestStage] = LightIngest,
         until_end: bool = True,
         vault: Vault | None = None,
+        forecast: type[ForecastStage] = ForecastStage,
     ) -> None:
         self.vault = vault
-        self.log, self.config, self.ingest, self.until_end = log, config, ingest, until_end
+        self.log, self.config, self.until_end = log, config, until_end
+        self.ingest, self.forecast = ingest, forecast
         self.chance = random.Random(seed)
         self.faults = faults or (lambda name: None)
         self.observer = Silent()
@@ -246,13 +251,12 @@ class World:
     def _start(self, name: str) -> Loop:
         stage = name.split("-", maxsplit=1)[0]
         prefix = self.config.output.prefix
-        cut = random_cuts(self.chance.randrange(1 << 30)) if self.chance.random() < 0.8 else everything()
-        member = MemoryMember(self.log, prefix + stage, prefix + name, instance_id=name, faults=self.faults(name), cut=cut)
+        member = MemoryMember(self.log, prefix + stage, prefix + name, instance_id=name, faults=self.faults(name), cut=self.cut())
         work: Stage
         if stage == "repartition":
             work = RepartitionStage(self.config, self.counts, self.observer)
         else:
-            work = self.ingest(self.config, self.counts, self.observer) if stage == "ingest" else ForecastStage(self.config, self.observer)
+            work = self.ingest(self.config, self.counts, self.observer) if stage == "ingest" else self.forecast(self.config, self.observer)
         before = {"ingest": "repartition", "forecast": "ingest"}.get(stage)
         targets = None
         if before in stages_of(self.config) and self.until_end:
@@ -261,6 +265,10 @@ class World:
         loop = Loop(member, work, options, self.observer, self._clock, lambda: 0.0, targets, vault=self.vault)
         loop.start()
         return loop
+
+    def cut(self) -> Cut:
+        """How a life's fetches are cut."""
+        return random_cuts(self.chance.randrange(1 << 30)) if self.chance.random() < 0.8 else everything()
 
     def _clock(self) -> float:
         self.now += 0.001
