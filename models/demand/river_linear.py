@@ -12,12 +12,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from river import linear_model, optim, preprocessing, utils
 
 from models.demand.expert import Expert, lag_steps, level_length, season_length
 from models.demand.newborn import Newborn
 from models.demand.window import Window
 from models.protocol import CALENDAR, DemandSpec, Float32, Float64, Ints, State
+from models.rivers import linear_model, optim, preprocessing, utils
 
 _RATE = 0.01
 _CLIP = 4.0  # standard deviations of a feature

@@ -11,14 +11,13 @@ from functools import partial
 from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
-from river import linear_model, optim, preprocessing, utils
 
 from models.exact import put, take
 from models.intent.probes import HEADS, PRIORS, Probes, logit, sigmoid
 from models.protocol import Float64, IntentSpec, Ints, Scores, SessionRuns, State
+from models.rivers import linear_model, optim, preprocessing, utils
 
 _RATE = 0.15
 _INTERCEPT_RATE = 0.3
@@ -110,6 +109,8 @@ class LogisticIntent:
         samples = self.probes.samples(slots, purchase_position, cart_position)
         risk = samples.at_risk.any(axis=0)
         if risk.any():
+            import pandas as pd
+
             self._scaler.learn_many(pd.DataFrame(samples.features[risk].astype(np.float64), columns=self._columns))
             self._read()
         for head, model in enumerate(self._models):
