@@ -27,6 +27,8 @@ Assignment = Literal["range", "cooperative-sticky", "kip848"]
 REQUEST_TIMEOUT_S = 10.0
 COMMITTED_TIMEOUT_S = 30.0
 """Longer than a dead member's open transaction can hide committed offsets."""
+WAKE_S = 0.2
+"""How long a resume waits for the answer that wakes the client."""
 PROBE_EVERY_S = 1.0
 HOLD = 2 * CHUNK
 """Messages kept for a paused partition before librdkafka is told to stop."""
@@ -184,6 +186,9 @@ class KafkaMember:
             if stopped:
                 self._stopped.discard(partition)
                 self._consumer.resume([TopicPartition(*partition)])
+                # A broker's thread with nothing to fetch may sleep for another second: a request is what wakes it at once.
+                with suppress(KafkaException):
+                    self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=WAKE_S, cached=False)
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         return count_partitions(self._consumer, self._errors, topics, self._properties)

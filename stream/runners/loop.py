@@ -44,6 +44,8 @@ SLICE_BYTES = 8 * 1024 * 1024
 FOREIGN_SECONDS = 1.0
 HELD_BACK_SECONDS = 0.02
 RESTORE_SECONDS = 0.2
+"""Of an iteration for rebuilding state, while nothing else is to be done; less where other partitions wait."""
+RESTORE_BESIDE_SECONDS = 0.05
 WARM_SECONDS = 60.0
 """So long the state of a partition that was given up is kept, in case it comes back."""
 
@@ -377,7 +379,8 @@ class Loop:
 
     def _restore_some(self) -> None:
         """Replays a little of the partitions that are being rebuilt, so that the others go on meanwhile."""
-        until = self.monotonic() + RESTORE_SECONDS
+        others = any(owned.shard.waiting or owned.pending for owned in self.owned.values())
+        until = self.monotonic() + (RESTORE_BESIDE_SECONDS if others else RESTORE_SECONDS)
         for partition, work in list(self.restoring.items()):
             owned = work.owned
             while True:
