@@ -139,8 +139,12 @@ class SlotArrays:
         """
         return {name: array.copy() if copy else array for name, array in self._arrays.items()}
 
-    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Takes copies of arrays that state() gave.
+    def restore(self, state: Mapping[str, NDArray[np.generic]], copy: bool = True) -> None:
+        """Takes arrays that state() gave.
+
+        Args:
+            state: by name.
+            copy: or the arrays themselves, which nobody else may use from here on.
 
         Raises:
             ValueError: an array is missing, or has another type or shape than this configuration makes.
@@ -150,7 +154,7 @@ class SlotArrays:
             if theirs is None or theirs.dtype != mine.dtype or theirs.shape[:-1] != mine.shape[:-1]:
                 got = "nothing" if theirs is None else f"{theirs.dtype}{list(theirs.shape)}"
                 raise ValueError(f"state of {name!r} must be {mine.dtype}{[*mine.shape[:-1], 'capacity']}; got {got}: rebuild the state")
-            self._arrays[name] = np.array(theirs)
+            self._arrays[name] = np.array(theirs) if copy else theirs
         self.capacity = next(iter(self._arrays.values())).shape[-1] if self._arrays else 0
 
 

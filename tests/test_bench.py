@@ -57,3 +57,18 @@ def test_runs_beside_one_another_share_no_topic() -> None:
     one, other = (configuration({"bootstrap.servers": "nowhere"}, name) for name in ("bench-1", "bench-2"))
     assert one.output.prefix != other.output.prefix
     assert not {source.topic for source in one.sources.values()} & {source.topic for source in other.sources.values()}
+
+
+def test_restoring_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("noida_db") is None:
+        pytest.skip("the embedded broker is not installed: pip install 'nowcart[local]'")
+    out = tmp_path / "restore.json"
+    assert main(["bench", "--restore", "--items", "2000", "--events", "20000", "--json", str(out)]) == 0
+    results = json.loads(out.read_text(encoding="utf-8"))
+    assert results["items"] == 2000
+    assert 0 < results["restore_seconds"] < results["seconds_to_first_commit"]
+    assert 1_000 < results["bytes_per_item"] < 20_000
+    assert results["written_bytes"] > 1_000_000
+    assert results["events_per_second"] > 0
+    assert results["events_per_second_with_snapshots"] > 0
+    assert "bytes an item with all its state" in capsys.readouterr().out

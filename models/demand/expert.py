@@ -145,11 +145,11 @@ class Expert(ABC):
         own: State = {"closed": np.array([self._closed], dtype=np.int64), "spread": self._spread.copy()}
         return own | put("slot.", self.slots.state(copy)) | put("shared.", self.shared_state())
 
-    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Takes what state() gave."""
+    def restore(self, state: Mapping[str, NDArray[np.generic]], copy: bool = True) -> None:
+        """Takes what state() gave; copy=False: the large arrays themselves, which nobody else may use from here on."""
         self._closed = int(np.asarray(state["closed"], dtype=np.int64)[0])
         self._spread = np.array(state["spread"], dtype=np.float64)
-        self.slots.restore(take(state, "slot."))
+        self.slots.restore(take(state, "slot."), copy)
         self.restore_shared(take(state, "shared."))
 
     def _score(self, window: Window) -> None:

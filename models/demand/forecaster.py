@@ -243,19 +243,23 @@ class DemandForecaster:
             out |= put(f"expert.{expert.name}.", expert.state(copy))
         return out
 
-    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+    def restore(self, state: Mapping[str, NDArray[np.generic]], copy: bool = True) -> None:
         """After this the forecaster is the one that gave state(), to the bit.
+
+        Args:
+            state: what state() gave.
+            copy: or take the large arrays themselves, which nobody else may use from here on.
 
         Raises:
             ValueError: the state was made by another configuration.
         """
-        self._slots.restore(take(state, "slot."))
-        self._pending.slots.restore(take(state, "pending."))
+        self._slots.restore(take(state, "slot."), copy)
+        self._pending.slots.restore(take(state, "pending."), copy)
         self._council.restore(take(state, "council."))
         self._calibration.restore(take(state, "calibration."))
         self._totals, self._errors = np.array(state["totals"], np.float64), np.array(state["errors"], np.float64)
         for expert in self.experts:
-            expert.restore(take(state, f"expert.{expert.name}."))
+            expert.restore(take(state, f"expert.{expert.name}."), copy)
 
     def _covered(self, window: Window) -> NDArray[np.bool_]:
         covered = np.ones(len(window), dtype=np.bool_)

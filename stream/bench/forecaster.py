@@ -15,10 +15,12 @@ import time
 
 import msgspec
 
-from stream.bench.shop import configuration
+from stream.bench.shop import Snapshots, configuration
+from stream.config import Config
 from stream.metrics import Metrics
 from stream.runners.engine import Engine
 from stream.runners.report import Report
+from stream.runners.vault import StoreVault
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -26,6 +28,7 @@ class Place(msgspec.Struct, frozen=True):
 
     kafka: dict[str, str | int | float | bool]
     topic: str
+    snapshots: Snapshots | None = None
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -38,6 +41,15 @@ class Told(msgspec.Struct, frozen=True):
     peak_memory_bytes: int
 
 
+def open_vault(config: Config) -> StoreVault:
+    """The snapshots of a run, of which nobody is told anything.
+
+    Args:
+        config: the run's.
+    """
+    return StoreVault(config, taken=lambda seconds: None, age=lambda stage, partition, seconds: None)
+
+
 def main(argument: str) -> None:
     """Runs until all is forecast.
 
@@ -47,7 +59,9 @@ def main(argument: str) -> None:
     place = msgspec.json.decode(argument, type=Place)
     report = Report(Metrics(process=False))
     upstream, done = threading.Event(), threading.Event()
-    engine = Engine(configuration(place.kafka, place.topic), report, ("forecast",), until_end=True, upstream=upstream)
+    config = configuration(place.kafka, place.topic, place.snapshots)
+    vault = None if place.snapshots is None else open_vault(config)
+    engine = Engine(config, report, ("forecast",), until_end=True, upstream=upstream, vault=vault)
     cpu = 0.0
 
     def talk() -> None:

@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.bench.forecaster import Place, Told
-from stream.bench.shop import PARTITIONS, Sent, Task, configuration
+from stream.bench.forecaster import Place, Told, open_vault
+from stream.bench.shop import PARTITIONS, Sent, Snapshots, Task, configuration
 from stream.config import Config
 from stream.engine.time import Zone
 from stream.kafka.admin import Admin, Topic
@@ -80,14 +80,15 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
     broker_memory_bytes: int | None
 
 
-def prepare(kafka: dict[str, str | int | float | bool], topic: str) -> Config:
+def prepare(kafka: dict[str, str | int | float | bool], topic: str, snapshots: Snapshots | None = None) -> Config:
     """Creates the topics of one run; returns its configuration.
 
     Args:
         kafka: librdkafka's properties.
         topic: how all its topics begin.
+        snapshots: where they go, where some are taken.
     """
-    config = configuration(kafka, topic)
+    config = configuration(kafka, topic, snapshots)
     Admin(kafka).create([*own_topics(config), *[Topic(source.topic, PARTITIONS) for source in config.sources.values()]])
     return config
 
@@ -171,7 +172,9 @@ def limit(config: Config, messages: int) -> float:
         member.close()
 
 
-def throughput(config: Config, topic: str, messages: int, progress: Progress, stop: threading.Event) -> Throughput:
+def throughput(
+    config: Config, topic: str, messages: int, progress: Progress, stop: threading.Event, snapshots: Snapshots | None = None
+) -> Throughput:
     """Runs the whole engine over the backlog, a process a stage, after measuring the limit.
 
     Time runs from both being ready (imports and joining the group are no part of it) until the last forecast is committed.
@@ -182,10 +185,11 @@ def throughput(config: Config, topic: str, messages: int, progress: Progress, st
         messages: in the sources' topics.
         progress: told how far it is.
         stop: set from outside.
+        snapshots: as in the configuration; None: none are taken.
     """
     alone = limit(config, messages)
     report = Report(Metrics(process=False))
-    engine = Engine(config, report, ("ingest",), until_end=True)
+    engine = Engine(config, report, ("ingest",), until_end=True, vault=None if snapshots is None else open_vault(config))
     done = threading.Event()
 
     began = cpu = 0.0
@@ -198,7 +202,7 @@ def throughput(config: Config, topic: str, messages: int, progress: Progress, st
             progress("engine", min(messages, report.total_events()), messages)
 
     watcher = threading.Thread(target=watch, name="progress")
-    place = Place(config.kafka, topic)
+    place = Place(config.kafka, topic, snapshots)
     command = [sys.executable, "-m", "stream.bench.forecaster", msgspec.json.encode(place).decode()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

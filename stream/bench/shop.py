@@ -76,17 +76,27 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """Steady: how far it was behind its pace at the worst, after its first second."""
 
 
-def configuration(kafka: dict[str, str | int | float | bool], topic: str) -> Config:
+class Snapshots(msgspec.Struct, frozen=True):
+    """Where snapshots go, and how often."""
+
+    folder: str
+    every_s: float
+
+
+def configuration(kafka: dict[str, str | int | float | bool], topic: str, snapshots: Snapshots | None = None) -> Config:
     """The engine's configuration for this shop.
 
     Args:
         kafka: librdkafka's properties.
         topic: how the shop's topics and nowcart's own begin.
+        snapshots: None: as by default, for an engine that takes none.
     """
     values = tomllib.loads(_CONFIG)
     values["kafka"] = {"bootstrap_servers": "replaced"}
     values["sources"] = sources(topic)
     values["output"] = {"prefix": f"{topic}.nowcart."}
+    if snapshots is not None:
+        values["state"] = {"url": f"file:{snapshots.folder}", "snapshot_interval": f"{snapshots.every_s * 1000:.0f}ms"}
     return msgspec.structs.replace(parse(values), kafka=kafka)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import tempfile
 import uuid
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stream.bench.measure import Throughput
-    from stream.bench.shop import Sent
+    from stream.bench.shop import Sent, Snapshots
 
 log = logging.getLogger("nowcart.bench")
 
 REST_MS = 20
 """The embedded broker answers fetches at once even where there is nothing: without rests two idle consumers and it burn a core."""
+SNAPSHOT_EVERY_S = 2.0
+"""For measuring what snapshots cost: a backlog is over before the default interval is."""
+DEFAULT_EVERY_S = 60.0
 STEPS = ("consume", "decode", "columns", "engine", "model", "publish", "commit")
 
 
@@ -32,7 +36,7 @@ def add(subparsers: Subparsers) -> None:
         "bench",
         run,
         "measure throughput and latency of the whole engine on this machine, beside the limit of its Kafka client",
-        "nowcart bench\nnowcart bench --kafka localhost:9092 --json bench.json",
+        "nowcart bench\nnowcart bench --kafka localhost:9092 --json bench.json\nnowcart bench --restore",
         graceful=True,
     )
     parser.add_argument(
@@ -43,6 +47,12 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--events", type=positive(int), default=1_000_000, help="clickstream events of the backlog (default: 1000000)")
     parser.add_argument("--rate", type=positive(float), default=20_000.0, help="events a second while latency is measured (default: 20000)")
     parser.add_argument("--latency-seconds", type=positive(float), default=20.0, help="how long latency is measured (default: 20)")
+    parser.add_argument(
+        "--restore",
+        action="store_true",
+        help="instead: how long a restart from a snapshot of many items takes, what an item takes, and what snapshots cost",
+    )
+    parser.add_argument("--items", type=positive(int), default=1_000_000, help="with --restore: items of the snapshot (default: 1000000)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results there too")
 
 
@@ -54,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise UserError(f"--json must name a file in a folder that is there; got {args.json}")
     with EmbeddedBroker() if args.kafka is None else nullcontext() as broker:
-        results = _measure(args, broker.bootstrap_servers if broker is not None else args.kafka)
+        measure = _measure_restore if args.restore else _measure
+        results = measure(args, broker.bootstrap_servers if broker is not None else args.kafka)
     if args.json is not None and results:
         try:
             args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -64,27 +75,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, servers: str) -> dict[str, Any]:
-    from stream.bench.measure import clean, latency, prepare, sending, throughput
-    from stream.bench.shop import Task
-    from stream.kafka.resting import REST
+    from stream.bench.measure import clean, latency, prepare
 
-    kafka: dict[str, str | int | float | bool] = {"bootstrap.servers": servers}
-    if args.kafka is None:
-        kafka[REST] = REST_MS
+    kafka = _kafka(args, servers)
     name = f"bench-{uuid.uuid4().hex[:8]}"
     with progress_bar() as bar:
         show = _progress(bar)
-        backlog = prepare(kafka, f"{name}.backlog")
-        try:
-            task = Task(kafka=kafka, topic=f"{name}.backlog", task="backlog", events=args.events)
-            with sending(task, lambda count: show("backlog", min(count, args.events), args.events)) as wait:
-                sent = wait()
-            if args.stop.is_set():
-                return {}
-            result = throughput(backlog, f"{name}.backlog", sum(sent.messages.values()), show, args.stop)
-        finally:
-            clean(backlog)
-        if args.stop.is_set():
+        result, sent = _backlog(args, kafka, f"{name}.backlog", show, None)
+        if result is None:
             return {}
         steady = prepare(kafka, f"{name}.steady")
         try:
@@ -96,6 +94,100 @@ def _measure(args: argparse.Namespace, servers: str) -> dict[str, Any]:
     results = _results(args, sent, result, waits)
     _print(results, sent, result)
     return results
+
+
+def _measure_restore(args: argparse.Namespace, servers: str) -> dict[str, Any]:
+    from stream.bench.restore import Task, restore
+    from stream.bench.shop import Snapshots
+
+    kafka = _kafka(args, servers)
+    name = f"bench-{uuid.uuid4().hex[:8]}"
+    with progress_bar() as bar, tempfile.TemporaryDirectory(prefix="nowcart-bench-") as folder:
+        show = _progress(bar)
+        done = restore(
+            Task(role="make", kafka=kafka, topic=f"{name}.restore", folder=f"{folder}/restore", items=args.items), show, args.stop
+        )
+        rates = []
+        for number, snapshots in enumerate((None, Snapshots(f"{folder}/backlog", SNAPSHOT_EVERY_S))):
+            result, sent = _backlog(args, kafka, f"{name}.{number}", show, snapshots)
+            if result is None:
+                return {}
+            rates.append(sum(sent.messages.values()) / result.seconds)
+    slower = 1 - rates[1] / rates[0]
+    results = {
+        "broker": args.kafka or "embedded",
+        "items": done.made.items,
+        "seconds_to_first_commit": round(done.seconds, 2),
+        "restore_seconds": round(done.taken.restore_seconds, 2),
+        "bytes_per_item": round(done.made.state_bytes / done.made.items),
+        "written_bytes": done.made.written_bytes,
+        "write_seconds": round(done.made.write_seconds, 2),
+        "peak_memory_bytes": done.taken.peak_memory_bytes,
+        "events_per_second": round(rates[0]),
+        "events_per_second_with_snapshots": round(rates[1]),
+        "snapshot_every_seconds": SNAPSHOT_EVERY_S,
+        "slower": round(slower, 4),
+        "slower_at_default_interval": round(slower * SNAPSHOT_EVERY_S / DEFAULT_EVERY_S, 4),
+    }
+    _print_restore(results)
+    return results
+
+
+def _backlog(
+    args: argparse.Namespace,
+    kafka: dict[str, str | int | float | bool],
+    topic: str,
+    show: Callable[[str, int, int], None],
+    snapshots: Snapshots | None,
+) -> tuple[Throughput | None, Sent]:
+    """Sends a backlog and takes it; None where it was stopped."""
+    from stream.bench.measure import clean, prepare, sending, throughput
+    from stream.bench.shop import Task
+
+    config = prepare(kafka, topic, snapshots)
+    try:
+        task = Task(kafka=kafka, topic=topic, task="backlog", events=args.events)
+        with sending(task, lambda count: show("backlog", min(count, args.events), args.events)) as wait:
+            sent = wait()
+        if args.stop.is_set():
+            return None, sent
+        result = throughput(config, topic, sum(sent.messages.values()), show, args.stop, snapshots)
+    finally:
+        clean(config)
+    return None if args.stop.is_set() else result, sent
+
+
+def _kafka(args: argparse.Namespace, servers: str) -> dict[str, str | int | float | bool]:
+    from stream.kafka.resting import REST
+
+    return {"bootstrap.servers": servers} if args.kafka is not None else {"bootstrap.servers": servers, REST: REST_MS}
+
+
+def _print_restore(results: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    mib = 2**20
+    table = Table("", "", title=f"nowcart bench --restore on {results['broker']}", show_header=False, title_justify="left")
+    table.add_row("snapshot", f"{results['items']:,} items, {results['bytes_per_item']:,} bytes an item with all its state")
+    table.add_row("written", f"{results['written_bytes'] / mib:,.0f} MiB in {results['write_seconds']:.1f} s, to a local folder")
+    table.add_row(
+        "restored",
+        f"[bold]{results['seconds_to_first_commit']:.1f} s from the process's start to its first commit[/bold] "
+        f"({results['restore_seconds']:.1f} s of them reading and taking up the state)",
+    )
+    table.add_row("peak memory", f"{results['peak_memory_bytes'] / mib:,.0f} MiB")
+    table.add_row(
+        "throughput",
+        f"{results['events_per_second']:,} events/s without snapshots, {results['events_per_second_with_snapshots']:,} "
+        f"with one every {results['snapshot_every_seconds']:g} s",
+    )
+    table.add_row(
+        "snapshots cost",
+        f"{results['slower']:.1%} of throughput so, {results['slower_at_default_interval']:.2%} at the default interval of "
+        f"{DEFAULT_EVERY_S:g} s",
+    )
+    Console().print(table)
 
 
 def _progress(bar: Any) -> Callable[[str, int, int], None]:

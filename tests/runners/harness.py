@@ -8,6 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,8 @@ class FakeVault:
             fits.pop()  # damaged: the one before
         self.loaded += bool(fits)
         answer = _Slow(self.chance.randrange(4) if self.chance.random() < self.trouble else 0)
-        answer.set_result(fits[-1] if fits else None)
+        # As a store: whoever loads a snapshot gets arrays of its own.
+        answer.set_result(replace(fits[-1], state={name: array.copy() for name, array in fits[-1].state.items()}) if fits else None)
         return answer
 
 
