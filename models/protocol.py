@@ -168,6 +168,12 @@ class IntentModel(Protocol):
             cart_position: int64[n], position of the first cart, 0 for never.
         """
 
-    def state(self) -> State: ...
+    def slot_state(self) -> State:
+        """What there is of each slot, by name: the arrays themselves, the slot is their last axis. Only slots that were scored or settled
+        have changed when it is asked for again."""
 
-    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None: ...
+    def shared_state(self) -> State:
+        """The rest of what decides later results, copied."""
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Takes what slot_state() and shared_state() gave, together."""

@@ -133,9 +133,13 @@ class LogisticIntent:
         weights = [model.weights for model in self._models]
         self._weight: Float64 = np.array([[values.get(column, 0.0) for column in self._columns] for values in weights])
 
-    def state(self) -> State:
-        """Everything that decides later results."""
-        out = put("probes.", self.probes.slots.state())
+    def slot_state(self) -> State:
+        """Of each slot: the arrays themselves."""
+        return put("probes.", self.probes.slots.state(copy=False))
+
+    def shared_state(self) -> State:
+        """What was learnt."""
+        out: State = {}
         scaler = self._scaler
         seen = [[values.get(column, 0) for column in self._columns] for values in (scaler.counts, scaler.means, scaler.vars)]
         out["scaler"] = np.array(seen, dtype=np.float64)
@@ -146,7 +150,7 @@ class LogisticIntent:
         return out
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Takes what state() gave."""
+        """Takes what slot_state() and shared_state() gave."""
         self.probes.slots.restore(take(state, "probes."))
         counted, means, variances = (dict(zip(self._columns, row, strict=True)) for row in state["scaler"].tolist())
         self._scaler = preprocessing.StandardScaler()

@@ -169,13 +169,16 @@ class RecurrentIntent:
         longest = float(np.abs(step).max())
         self._weights[head] -= step * min(1.0, 0.5 / max(longest, 1e-12))
 
-    def state(self) -> State:
-        """Everything that decides later results."""
-        own: State = {"weights": self._weights.copy(), "curvature": self._curvature.copy()}
-        return own | put("slot.", self._slots.state()) | put("probes.", self.probes.slots.state())
+    def slot_state(self) -> State:
+        """Of each slot: the arrays themselves."""
+        return put("slot.", self._slots.state(copy=False)) | put("probes.", self.probes.slots.state(copy=False))
+
+    def shared_state(self) -> State:
+        """What was learnt."""
+        return {"weights": self._weights.copy(), "curvature": self._curvature.copy()}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Takes what state() gave."""
+        """Takes what slot_state() and shared_state() gave."""
         self._weights, self._curvature = np.array(state["weights"], np.float64), np.array(state["curvature"], np.float64)
         self._slots.restore(take(state, "slot."))
         self.probes.slots.restore(take(state, "probes."))

@@ -100,15 +100,22 @@ class IntentScorer:
             for group, position in enumerate(self.spec.positions)
         }
 
-    def state(self) -> State:
-        """Everything that decides later results."""
-        out = put("probes.", self._probes.slots.state()) | put("council.", self._council.state())
+    def slot_state(self) -> State:
+        """Of each slot: the arrays themselves."""
+        out = put("probes.", self._probes.slots.state(copy=False))
         for model in self.models:
-            out |= put(f"{model.name}.", model.state())
+            out |= put(f"{model.name}.", model.slot_state())
+        return out
+
+    def shared_state(self) -> State:
+        """What was learnt."""
+        out = put("council.", self._council.state())
+        for model in self.models:
+            out |= put(f"{model.name}.", model.shared_state())
         return out
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Takes what state() gave.
+        """Takes what slot_state() and shared_state() gave.
 
         Raises:
             ValueError: the state was made with other models (torch failed here or there).

@@ -73,6 +73,10 @@ class SessionBook:
         self.capacity = 0
         self.evicted = 0
         """Sessions ended by the cap since the shell last asked."""
+        self.grown = 0
+        """How often there was room to be made: the arrays are others since."""
+        self.touched: Bools | None = None
+        """bool[capacity], slots that have changed since somebody began to copy the arrays; None: nobody copies them."""
         self.state: NDArray[np.int8] = np.zeros(0, np.int8)
         self.last_ms: Ints = np.zeros(0, np.int64)
         self.start_ms: Ints = np.zeros(0, np.int64)
@@ -108,11 +112,17 @@ class SessionBook:
         self.keys.extend([""] * (capacity - self.capacity))
         self.users.extend([""] * (capacity - self.capacity))
         self.capacity = capacity
+        self.grown += 1
+        self.touched = None
         self.model.resize(capacity)
 
     def reindex(self) -> None:
         """Finds the live sessions' keys again after the arrays were replaced."""
         self.index = {self.keys[slot]: slot for slot in np.flatnonzero(self.state == _LIVE).tolist()}
+
+    def _touch(self, slots: Ints | int) -> None:
+        if self.touched is not None:
+            self.touched[slots] = True
 
     def _allocate(self, count: int) -> Ints:
         while len(self.free) < count:
@@ -221,6 +231,7 @@ class SessionBook:
         self.repeats[slot] = repeats[last]
         self.published[slot] = last_published
         self.state[slot] = _LIVE
+        self._touch(slot)
         users = rows.user
         row_of_start = order[starts]
         for i in new_runs.tolist():
@@ -324,6 +335,7 @@ class SessionBook:
         # Ends that a later row of the same key caused stand right before that row.
         for _, s in ended_runs:
             self.state[s] = _ENDED
+            self._touch(s)
         ended = self._ended_columns(np.array([s for _, s in ended_runs], dtype=np.int64))
         cause = np.array([order[starts[i]] for i, _ in ended_runs], dtype=np.int64)
         if moved is None:
@@ -368,6 +380,7 @@ class SessionBook:
             return []
         over = over[np.lexsort((self.start_offset[over], self.last_ms[over]))]
         self.state[over] = _ENDED
+        self._touch(over)
         columns = self._ended_columns(over)
         for s in over.tolist():
             del self.index[self.keys[s]]
@@ -385,6 +398,7 @@ class SessionBook:
         live = np.flatnonzero(self.state == _LIVE)
         over = live[np.lexsort((self.start_offset[live], self.last_ms[live]))][:surplus]
         self.state[over] = _ENDED
+        self._touch(over)
         columns = self._ended_columns(over)
         for s in over.tolist():
             del self.index[self.keys[s]]
@@ -407,6 +421,7 @@ class SessionBook:
         cart = np.where(bots, 1, self.cart_position[over])
         self.model.settle(over, purchase, cart)
         self.state[over] = _FREE
+        self._touch(over)
         self.counts[over] = 0
         self.published[over] = 0
         for s in over.tolist():

@@ -28,6 +28,10 @@ State = dict[str, NDArray[Any]]
 
 def pack_texts(texts: Sequence[str]) -> State:
     """Texts as arrays: `bytes` uint8[total] (UTF-8, one after the other) and `ends` int64[texts]."""
+    joined = "".join(texts).encode("utf-8", "surrogatepass")
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), dtype=np.int64)
+    if not len(ends) or len(joined) == ends[-1]:  # ASCII: a byte a character
+        return {"bytes": np.frombuffer(joined, np.uint8).copy(), "ends": ends}
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     return {
         "bytes": np.frombuffer(b"".join(encoded), np.uint8).copy(),
@@ -65,10 +69,57 @@ class _IngestNote(msgspec.Struct):
 
 def ingest_state(shard: IngestShard) -> State:
     """All that decides what an ingest shard gives from here on."""
-    state: State = {"note": _note(_IngestNote(shard.max_ms, shard.reached, shard.grain))}
+    return {name: array.copy() for name, array in ingest_arrays(shard).items()} | ingest_note(shard)
+
+
+def ingest_arrays(shard: IngestShard) -> State:
+    """What there is of each session slot: the arrays themselves. Whoever copies them a piece at a time calls `track_ingest` before and
+    `mend_ingest` after, and begins anew where the book has grown.
+    """
+    book = shard.book
+    if book is None:
+        return {}
+    state: State = {name: getattr(book, name) for name, _ in book.ARRAYS}
+    return _below("sessions.", state | {"counts": book.counts} | _below("model.", book.model.slot_state()))
+
+
+def track_ingest(shard: IngestShard) -> None:
+    """From here on the slots that change are remembered."""
     if shard.book is not None:
-        state |= _below("sessions.", _book_state(shard.book))
-    return state
+        shard.book.touched = np.zeros(shard.book.capacity, np.bool_)
+
+
+def mend_ingest(shard: IngestShard, copied: State, most: int) -> bool:
+    """Copies again what has changed since it was copied.
+
+    Args:
+        shard: tracked.
+        copied: of `ingest_arrays`; written to.
+        most: False is returned, and tracking goes on, where more slots than this had changed.
+    """
+    book = shard.book
+    if book is None:
+        return True
+    assert book.touched is not None
+    slots = np.flatnonzero(book.touched)
+    for name, array in ingest_arrays(shard).items():
+        if name == "sessions.counts":
+            copied[name][slots] = array[slots]
+        else:
+            copied[name][..., slots] = array[..., slots]
+    book.touched = None if len(slots) <= most else np.zeros(book.capacity, np.bool_)
+    return len(slots) <= most
+
+
+def ingest_note(shard: IngestShard) -> State:
+    """The rest of the state: what is small, and the names."""
+    state: State = {"note": _note(_IngestNote(shard.max_ms, shard.reached, shard.grain))}
+    book = shard.book
+    if book is None:
+        return state
+    own: State = {"free": np.array(book.free, dtype=np.int64)}
+    own |= _below("keys.", pack_texts(book.keys)) | _below("users.", pack_texts(book.users))
+    return state | _below("sessions.", own | _below("model.", book.model.shared_state()))
 
 
 def restore_ingest(shard: IngestShard, state: Mapping[str, NDArray[Any]]) -> None:
@@ -77,14 +128,6 @@ def restore_ingest(shard: IngestShard, state: Mapping[str, NDArray[Any]]) -> Non
     shard.max_ms, shard.reached, shard.grain = note.max_ms, note.reached, note.grain
     if shard.book is not None:
         _restore_book(shard.book, _under("sessions.", state))
-
-
-def _book_state(book: SessionBook) -> State:
-    state: State = {name: getattr(book, name).copy() for name, _ in book.ARRAYS}
-    state["counts"] = book.counts.copy()
-    state["free"] = np.array(book.free, dtype=np.int64)
-    state |= _below("keys.", pack_texts(book.keys)) | _below("users.", pack_texts(book.users))
-    return state | _below("model.", book.model.state())
 
 
 def _restore_book(book: SessionBook, state: Mapping[str, NDArray[Any]]) -> None:
@@ -202,10 +245,14 @@ __all__ = [
     "forecast_arrays",
     "forecast_note",
     "forecast_state",
+    "ingest_arrays",
+    "ingest_note",
     "ingest_state",
+    "mend_ingest",
     "pack_texts",
     "restore_forecast",
     "restore_ingest",
     "size_bytes",
+    "track_ingest",
     "unpack_texts",
 ]

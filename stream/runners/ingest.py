@@ -19,7 +19,7 @@ from stream.engine import activity
 from stream.engine.columns import Decoded, Rejected, Rows, join
 from stream.engine.ingest import Ingested, IngestShard, IngestSpec
 from stream.engine.sessions import FEATURES, SessionBook, SessionSpec
-from stream.engine.state import ingest_state, restore_ingest
+from stream.engine.state import ingest_arrays, ingest_note, mend_ingest, restore_ingest, track_ingest
 from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.mapping import Decoder
@@ -235,13 +235,17 @@ class IngestWork:
 
     @property
     def changes(self) -> int:
-        return 0
+        return 0 if self.engine.book is None else self.engine.book.grown
 
     def still(self) -> Mapping[str, NDArray[Any]]:
-        return {}  # every event changes sessions
+        track_ingest(self.engine)
+        return ingest_arrays(self.engine)
+
+    def mend(self, copied: dict[str, NDArray[Any]], most: int) -> bool:
+        return mend_ingest(self.engine, copied, most)
 
     def moving(self) -> dict[str, NDArray[Any]]:
-        return ingest_state(self.engine)
+        return ingest_note(self.engine)
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         restore_ingest(self.engine, state)

@@ -1,13 +1,15 @@
 """Snapshots as the loop takes them: copied a little at a time between iterations, handed to a writer, never waited for.
 
 A forecast shard's item arrays stand still between two epochs, so they are copied in pieces of at most PIECE_SECONDS; an
-epoch that comes in between makes the copy begin anew, and after RETRIES of them the rest is copied at once. What changes
-with every block is small and taken last, in an iteration in which everything computed is committed: so a snapshot is
-always the state at a committed position, and nothing that was computed and not committed is ever in one.
+epoch that comes in between makes the copy begin anew, and after RETRIES of them the rest is copied at once. Of an ingest
+shard's sessions those that had events meanwhile are copied again. What changes with every block is small and taken last, in
+an iteration in which everything computed is committed: so a snapshot is always the state at a committed position, and nothing
+that was computed and not committed is ever in one.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ State = dict[str, NDArray[Any]]
 PIECE_SECONDS = 0.02
 PIECE_BYTES = 8 * 1024 * 1024
 RETRIES = 3
+MOST_SLOTS = 8192
+"""So many session slots may be copied again in the iteration that ends a snapshot; where more have changed, they are and it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Stateful(Protocol):
     @property
     def changes(self) -> int: ...
     def still(self) -> Mapping[str, NDArray[Any]]: ...
+    def mend(self, copied: State, most: int) -> bool: ...
     def moving(self) -> State: ...
 
 
@@ -78,6 +83,7 @@ class _Copy:
     pieces: Iterator[None]
     done: State = field(default_factory=dict)
     restarts: int = 0
+    mended: int = 0
 
 
 class Keeper:
@@ -134,6 +140,9 @@ class Keeper:
         for _ in copy.pieces:
             if self.clock() >= until:
                 return
+        copy.mended += 1
+        if not shard.mend(copy.done, MOST_SLOTS if copy.mended <= RETRIES else sys.maxsize):
+            return
         if self.vault.offer(self.stage, partition, committed, copy.done | shard.moving()):
             self._taken[partition] = (self.clock(), committed)
         self._copy = None

@@ -126,10 +126,13 @@ class Shard(Protocol):
 
     @property
     def changes(self) -> int:
-        """Grows whenever what still() gives has changed."""
+        """Grows whenever what still() gave is to be copied anew."""
 
     def still(self) -> Mapping[str, NDArray[Any]]:
-        """The large part of the state, which stands still most of the time: the arrays themselves."""
+        """The large part of the state, which stands still or changes here and there: the arrays themselves."""
+
+    def mend(self, copied: dict[str, NDArray[Any]], most: int) -> bool:
+        """Copies again what has changed here and there since still(); False where that was more than so many slots."""
 
     def moving(self) -> dict[str, NDArray[Any]]:
         """The rest of the state, copied."""

@@ -32,7 +32,10 @@ class CountingScorer:
         self.settled += list(zip(purchase_position.tolist(), cart_position.tolist(), strict=True))
         self.learnt += len(slots)
 
-    def state(self) -> State:
+    def slot_state(self) -> State:
+        return {}
+
+    def shared_state(self) -> State:
         return {"learnt": np.array([self.learnt])}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:

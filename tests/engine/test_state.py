@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,18 @@ from stream.engine.activity import Source, decode_block, encode_block
 from stream.engine.forecast import ForecastShard
 from stream.engine.ingest import IngestShard, IngestSpec
 from stream.engine.sessions import FEATURES, SessionBook, SessionSpec
-from stream.engine.state import forecast_state, ingest_state, pack_texts, restore_forecast, restore_ingest, unpack_texts
+from stream.engine.state import (
+    forecast_state,
+    ingest_arrays,
+    ingest_note,
+    ingest_state,
+    mend_ingest,
+    pack_texts,
+    restore_forecast,
+    restore_ingest,
+    track_ingest,
+    unpack_texts,
+)
 from stream.engine.time import Zone
 from stream.records import encode_intent
 from tests.engine.fakes import click_rows
@@ -48,6 +60,35 @@ def test_ingest_goes_on_from_its_state(seed: int) -> None:
         records.append((intents, blocks))
     assert records[0][0]
     assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_copy_of_sessions_that_is_mended_while_they_go_on_is_their_state_in_the_end(seed: int) -> None:
+    events, chance = shop(seed, 2_000), random.Random(seed)
+    shard, at = fresh_ingest(), 600
+    shard.step(click_rows(events[:at]))
+    assert shard.book is not None
+    grown = shard.book.grown
+    track_ingest(shard)
+    arrays = ingest_arrays(shard)
+    copied = {name: np.zeros_like(array) for name, array in arrays.items()}
+    # Some of the arrays are copied before, some after events came in between; changes are mended twice, then for good.
+    for name, array in arrays.items():
+        copied[name][:] = array
+        if chance.random() < 0.4:
+            count = chance.randrange(1, 25)
+            shard.step(click_rows(events[at : at + count], at))
+            at += count
+    for most in (0, 0, 1 << 60):
+        shard.step(click_rows(events[at : at + 20], at))
+        at += 20
+        done = mend_ingest(shard, copied, most)
+    assert done
+    assert shard.book.touched is None
+    assert shard.book.grown == grown
+    found, wanted = copied | ingest_note(shard), ingest_state(shard)
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if not np.array_equal(found[name], wanted[name], equal_nan=wanted[name].dtype.kind == "f")] == []
 
 
 @settings(max_examples=8, deadline=None)

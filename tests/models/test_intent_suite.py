@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import models.intent
 from models.device import DeviceError
 from models.intent.scorer import IntentScorer
-from models.protocol import IntentModel, IntentSpec, Ints, Scores, SessionRuns
+from models.protocol import IntentModel, IntentSpec, Ints, Scores, SessionRuns, State
 from models.registry import INTENT
 from tests.models.test_demand_suite import same
 
@@ -48,6 +48,11 @@ def sessions(count: int, seed: int, longest: int = 12) -> tuple[SessionRuns, Int
 
 def only(runs: SessionRuns, rows: NDArray[np.bool_] | Ints) -> SessionRuns:
     return SessionRuns(runs.slot[rows], runs.position[rows], runs.x[rows])
+
+
+def state_of(model: IntentModel) -> State:
+    """All of it, copied."""
+    return {name: array.copy() for name, array in model.slot_state().items()} | model.shared_state()
 
 
 def trained(name: str, rounds: int = 6, count: int = 400) -> IntentModel:
@@ -94,7 +99,7 @@ def test_says_the_prior_before_it_has_learnt(name: str) -> None:
 def test_cuts_and_company_do_not_matter(name: str, data: st.DataObject) -> None:
     """Each session's events in one call with all others, or cut anywhere and with any others: the same bits."""
     if name not in _STATES:
-        _STATES[name] = trained(name).state()
+        _STATES[name] = state_of(trained(name))
     runs, _, _ = sessions(40, 99)
     one, two = fresh(name, 400), fresh(name, 400)
     one.restore(_STATES[name])
@@ -106,7 +111,7 @@ def test_cuts_and_company_do_not_matter(name: str, data: st.DataObject) -> None:
     for part in (first, ~first):
         found[part] = two.score(only(runs, part)).purchase
     assert found.tobytes() == together.purchase.tobytes()
-    assert same(one.state(), two.state())
+    assert same(state_of(one), state_of(two))
 
 
 _STATES: dict[str, dict[str, NDArray[np.generic]]] = {}
@@ -119,11 +124,11 @@ def test_state_round_trip(name: str) -> None:
     half = runs.position <= 4
     model.score(only(runs, half))  # live sessions are in the state too
     other = fresh(name, 1)
-    other.restore(model.state())
+    other.restore(state_of(model))
     for each in (model, other):
         each.score(only(runs, ~half))
         each.settle(np.arange(400), bought, carted)
-    assert same(model.state(), other.state())
+    assert same(state_of(model), state_of(other))
     again, _, _ = sessions(400, 51)
     assert model.score(again).purchase.tobytes() == other.score(again).purchase.tobytes()
 
@@ -188,12 +193,12 @@ def test_what_came_after_the_purchase_teaches_nothing(name: str) -> None:
 @every
 def test_memory_is_bounded(name: str) -> None:
     model = trained(name, rounds=2)
-    before = sum(array.nbytes for array in model.state().values())
+    before = sum(array.nbytes for array in state_of(model).values())
     for seed in range(4):
         runs, bought, carted = sessions(400, seed, longest=60)
         model.score(runs)
         model.settle(np.arange(400), bought, carted)
-    assert sum(array.nbytes for array in model.state().values()) == before
+    assert sum(array.nbytes for array in state_of(model).values()) == before
     assert before < 800 * 400 + 200_000
 
 
