@@ -47,21 +47,23 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.mark.parametrize(
-    ("broker", "how"),
+    ("broker", "how", "sharing"),
     [
-        ("embedded", signal.SIGTERM),  # it expires no dead members
-        pytest.param("real_kafka", signal.SIGTERM, marks=pytest.mark.kafka),
-        pytest.param("real_kafka", signal.SIGKILL, marks=pytest.mark.kafka),
+        ("embedded", signal.SIGTERM, {}),  # it expires no dead members, and knows no other way to share
+        pytest.param("real_kafka", signal.SIGTERM, {}, marks=pytest.mark.kafka),
+        pytest.param("real_kafka", signal.SIGKILL, {"session.timeout.ms": 6000}, marks=pytest.mark.kafka),
+        pytest.param("real_kafka", signal.SIGTERM, {"partition.assignment.strategy": "cooperative-sticky"}, marks=pytest.mark.kafka),
+        pytest.param("real_kafka", signal.SIGTERM, {"group.protocol": "consumer"}, marks=pytest.mark.kafka),
     ],
+    ids=["embedded", "term", "kill", "cooperative", "kip848"],
 )
 def test_who_stays_takes_over_from_who_goes_and_the_outputs_are_one_processes(
-    broker: str, how: signal.Signals, request: pytest.FixtureRequest, tmp_path: Path, stack: ExitStack
+    broker: str, how: signal.Signals, sharing: dict[str, object], request: pytest.FixtureRequest, tmp_path: Path, stack: ExitStack
 ) -> None:
     shop = Shop(request.getfixturevalue(broker), tmp_path)
     feed = Feed(shop, sessions=1200)
     feed.until(0.3)
-    soon = {"session.timeout.ms": 6000} if how is signal.SIGKILL else {}
-    path, config = shop.file("shared", **soon), shop.config("shared", **soon)
+    path, config = shop.file("shared", **sharing), shop.config("shared", **sharing)
     watch = stack.enter_context(Watch(config))
 
     one = stack.enter_context(Process(path, "--instance", "one"))
@@ -69,7 +71,7 @@ def test_who_stays_takes_over_from_who_goes_and_the_outputs_are_one_processes(
     two = stack.enter_context(Process(path, "--instance", "two"))
     # It takes over some of the partitions, and has to replay them first.
     wait_until(partial(two.said, "state rebuilt"), one, two)
-    looker = KafkaMember(config.kafka, f"{config.output.prefix}ingest", "looks-on")
+    looker = KafkaMember({"bootstrap.servers": shop.broker}, f"{config.output.prefix}ingest", "looks-on")
     stack.callback(looker.close)
     places = [Partition(shop.clicks, p) for p in range(4)]
     before = looker.committed(places)

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.run import Chaos, quiet
+from tests.chaos.shop import ASSIGNMENTS
 from tests.real_kafka import NO_SCRIPT, script
 
 
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the traffic and of what is done (default: another each time, printed)")
     parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="mean time between two kills (default: 5)")
     parser.add_argument("--rate", type=float, default=500.0, help="messages a second (default: 500)")
+    parser.add_argument("--assignment", choices=ASSIGNMENTS, default="range", help="how the groups share their partitions (default: range)")
     parser.add_argument("--keep", action="store_true", help="keep the folder even when all is well")
     args = parser.parse_args()
     start = script()
@@ -35,8 +37,12 @@ def main() -> int:
     seed = random.randrange(1_000_000) if args.seed is None else args.seed
     folder = Path(tempfile.mkdtemp(prefix="nowcart-chaos-"))
     again = f"make chaos SECONDS={args.seconds:g} SEED={seed}" + (f" EVERY={args.every:g}" if args.every != 5 else "")
+    if args.assignment != "range":
+        again += f' ARGS="--assignment {args.assignment}"'
     try:
-        outcome = Chaos(start, folder, seed, args.seconds, args.every, args.rate, lambda text: print(text, flush=True)).run()
+        outcome = Chaos(
+            start, folder, seed, args.seconds, args.every, args.rate, lambda text: print(text, flush=True), args.assignment
+        ).run()
     except BaseException:
         print(f"everything is kept in {folder}; the same again: {again}", file=sys.stderr)
         raise

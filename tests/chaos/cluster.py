@@ -13,6 +13,18 @@ from stream.kafka.log import Partition
 from tests.real_kafka import RealKafka
 
 NODES = (1, 2, 3)
+# Sessions as short as SIGSTOP's pauses are long; of the newer protocol's the broker decides.
+SETTINGS = [
+    part
+    for setting in (
+        "group.min.session.timeout.ms=1000",
+        "group.consumer.min.session.timeout.ms=1000",
+        "group.consumer.session.timeout.ms=6000",
+        "group.consumer.min.heartbeat.interval.ms=500",
+        "group.consumer.heartbeat.interval.ms=500",
+    )
+    for part in ("--set", setting)
+]
 
 
 class Cluster:
@@ -24,7 +36,7 @@ class Cluster:
     """
 
     def __init__(self, start: Path, folder: Path) -> None:
-        self._kafka = RealKafka(start, folder, len(NODES), "--set", "group.min.session.timeout.ms=1000")
+        self._kafka = RealKafka(start, folder, len(NODES), *SETTINGS)
         self.servers = self._kafka.servers
         quiet: dict[str, Any] = {"log_level": 0, "error_cb": lambda error: None}
         self._admin = AdminClient({"bootstrap.servers": self.servers, **quiet})

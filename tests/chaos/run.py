@@ -70,9 +70,13 @@ class Chaos:
         every_s: mean time between two kills.
         rate: messages a second.
         say: takes lines.
+        assignment: how the groups share their partitions.
     """
 
-    def __init__(self, start: Path, folder: Path, seed: int, seconds: float, every_s: float, rate: float, say: Say) -> None:
+    def __init__(
+        self, start: Path, folder: Path, seed: int, seconds: float, every_s: float, rate: float, say: Say, assignment: str = "range"
+    ) -> None:
+        self.assignment = assignment
         self.seed, self.seconds, self.every_s, self.rate, self.say = seed, seconds, every_s, rate, say
         self.start, self.folder = start, folder
         self.began = time.monotonic()
@@ -135,7 +139,7 @@ class Chaos:
 
     def _prepare(self, cluster: Cluster, prefix: str) -> Path:
         path = self.folder / f"{prefix}toml"
-        path.write_text(toml(configuration(cluster.servers, prefix, self.folder / f"{prefix}state")), encoding="utf-8")
+        path.write_text(toml(configuration(cluster.servers, prefix, self.folder / f"{prefix}state", self.assignment)), encoding="utf-8")
         config = load(path)
         Admin(config.kafka).create([*own_topics(config), Topic(CLICKS, PARTITIONS), Topic(ORDERS, PARTITIONS)])
         return path

@@ -30,13 +30,22 @@ class Sent(NamedTuple):
     value: bytes
 
 
-def configuration(servers: str, prefix: str, state: Path) -> dict[str, Any]:
+ASSIGNMENTS: dict[str, dict[str, Any]] = {
+    "range": {"session_timeout_ms": 6000},
+    "cooperative-sticky": {"session_timeout_ms": 6000, "partition_assignment_strategy": "cooperative-sticky"},
+    "kip848": {"group_protocol": "consumer"},  # sessions time out when the broker says so
+}
+"""How the groups share their partitions."""
+
+
+def configuration(servers: str, prefix: str, state: Path, assignment: str = "range") -> dict[str, Any]:
     """What a configuration file says.
 
     Args:
         servers: bootstrap servers.
         prefix: of all that this run writes.
         state: where its state goes.
+        assignment: one of ASSIGNMENTS.
     """
     clicks = {
         "kind": "clickstream",
@@ -51,7 +60,7 @@ def configuration(servers: str, prefix: str, state: Path) -> dict[str, Any]:
         "fields": {"time": "at", "item": "lines.sku", "quantity": "lines.n", "price": "lines.each", "order": "id"},
     }
     return {
-        "kafka": {"bootstrap_servers": servers, "session_timeout_ms": 6000},
+        "kafka": {"bootstrap_servers": servers, **ASSIGNMENTS[assignment]},
         # Idleness is decided by the wall clock, so two runs of one log may differ in it: it is off.
         "time": {"out_of_orderness": "30s", "allowed_lateness": "1h", "max_lead": "1h", "idle_after": "1000d"},
         "sources": {"clicks": clicks, "orders": orders},
