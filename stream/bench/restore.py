@@ -66,6 +66,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     """For the snapshot."""
     items: int
+    """Of each partition, about."""
+    partitions: int = 1
+    """Of the activity topic."""
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +98,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def configuration(task: Task) -> Config:
-    """The engine's configuration: an hourly ring of 168 buckets and a daily one of 400, in one partition.
+    """The engine's configuration: an hourly ring of 168 buckets and a daily one of 400.
 
     Args:
         task: says where.
@@ -112,14 +115,14 @@ def configuration(task: Task) -> Config:
             }
         },
         "demand": {
-            "max_items": 2 * task.items,
+            "max_items": 2 * task.items * task.partitions,
             "totals": [7, 14],
             "buckets": [
                 {"size": "1h", "horizon": 24, "history": 168, "seasons": [24]},
                 {"size": "1d", "horizon": 28, "history": 400, "seasons": [7]},
             ],
         },
-        "activity": {"partitions": 1},
+        "activity": {"partitions": task.partitions},
         "output": {"prefix": f"{task.topic}.nowcart.", "partitions": 1},
         "state": {"url": f"file:{task.folder}", "snapshot_interval": _FOREVER},
         "metrics": {"port": 0},
@@ -196,35 +199,41 @@ def make(task: Task) -> Made:
     ingest_stage = IngestStage(config, {f"{task.topic}.orders": 1}, Report(Metrics(process=False)))
     stage = ForecastStage(config, Report(Metrics(process=False)))
     source = config.sources["orders"]
-    ingest, shard = ingest_stage.engine(Partition(source.topic, 0), source), ForecastShard(stage.spec)
+    ingest = ingest_stage.engine(Partition(source.topic, 0), source)
+    shards = [ForecastShard(stage.spec) for _ in range(task.partitions)]
     roster = encode_block(Block(activity.VERSION, "roster", roster=ingest_stage.roster, agreement=ingest_stage.agreement))
-    feed(shard, roster)
+    for shard in shards:
+        feed(shard, roster)
     done = 0
     rows: Rows | None = None
-    for rows in orders(task.items):
-        for block in ingest.step(rows).blocks[0]:
-            feed(shard, encode_block(block))
+    for rows in orders(task.items * task.partitions):
+        for shard, blocks in zip(shards, ingest.step(rows).blocks, strict=True):
+            for block in blocks:
+                feed(shard, encode_block(block))
         done += len(rows)
         _say(done)
     assert rows is not None
-    state = forecast_arrays(shard) | forecast_note(shard)
-    season(state)
-    where = Partition(f"{config.output.prefix}activity", 0)
+    topic = f"{config.output.prefix}activity"
     # The log's first record stands for all that made the state; what comes next is not in it yet.
     position = Position(1, msgspec.json.encode(Bookmark(count=1, origin=0)).decode())
-    began = time.monotonic()
-    manifest = open_store(config).write("forecast", where.topic, where.partition, position, config.checksum(), state)
-    seconds = time.monotonic() - began
-    more = [encode_block(block) for block in ingest.step(_after(rows)).blocks[0]]
+    store, seconds, written, sizes = open_store(config), 0.0, 0, 0
+    for partition, shard in enumerate(shards):
+        state = forecast_arrays(shard) | forecast_note(shard)
+        season(state)
+        began = time.monotonic()
+        written += store.write("forecast", topic, partition, position, config.checksum(), state).bytes
+        seconds += time.monotonic() - began
+        sizes += size_bytes(state)
     with Sender(config.kafka) as sender:
-        sender.send(where.topic, [roster, *more], partitions=0)
+        for partition, blocks in enumerate(ingest.step(_after(rows)).blocks):
+            sender.send(topic, [roster, *(encode_block(block) for block in blocks)], partitions=partition)
     member = KafkaMember(config.kafka, f"{config.output.prefix}forecast", f"{config.output.prefix}making")
     try:
-        if member.transact([], {where: position}) is not Outcome.COMMITTED:
+        if member.transact([], {Partition(topic, p): position for p in range(task.partitions)}) is not Outcome.COMMITTED:
             raise LogError("the position of the snapshot could not be committed")
     finally:
         member.close()
-    return Made(items=len(shard.index), state_bytes=size_bytes(state), written_bytes=manifest.bytes, write_seconds=seconds)
+    return Made(items=sum(len(shard.index) for shard in shards), state_bytes=sizes, written_bytes=written, write_seconds=seconds)
 
 
 def feed(shard: ForecastShard, data: bytes) -> None:
