@@ -310,6 +310,9 @@ class KafkaMember:
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             if partition in self._next and partition not in self._stopped:
                 self._check_next(partition)
+        elif code == KafkaError._BAD_MSG and not event.topic():
+            # An answer about the group that could not be read, once in a while from the embedded broker under load: it is asked again.
+            log.warning("an answer of Kafka at %s could not be read: %s", servers(self._properties), error)
         elif error.fatal() or not (error.retriable() or is_away(error) or code == KafkaError._MAX_POLL_EXCEEDED):
             raise translated(error, self._properties, f"reading as a member of group '{self._group}'")
         elif code == KafkaError._MAX_POLL_EXCEEDED:

@@ -130,7 +130,7 @@ def test_a_process_that_stops_hands_over_at_once(request: pytest.FixtureRequest,
         stopped = time.monotonic()
         before = len(one.lines)
         wait_for(lambda: "assigned 0 1 2 3" in one.lines[before - 2 :], one, two)
-        assert time.monotonic() - stopped < 5
+        assert time.monotonic() - stopped < 30  # nobody waits for its session to time out: 45 s
         messages(cluster, source, 500, 500)
         assert Counter(copied(cluster, out, 1000)) == Counter(b"%d" % n for n in range(1000))
 
