@@ -34,7 +34,7 @@ demo: setup ## a simulated shop and its live forecasts in this terminal; Ctrl-C 
 	$(BIN)/nowcart demo $(ARGS)
 
 test: setup ## every test; those that need a real Kafka or the real shops' files say so when they are skipped
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: setup ## processes and brokers killed for SECONDS=600 (one every EVERY=5), drawn from SEED; says whether anything was lost
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --every $(EVERY) $(if $(SEED),--seed $(SEED)) $(ARGS)
