@@ -113,6 +113,7 @@ def _require_whole_sessions(config: Config) -> None:
     from stream.check.sample import MOST_SPLIT, split_sessions
     from stream.config import UserError
     from stream.kafka.admin import Admin
+    from stream.kafka.log import Unreachable
 
     sources = [source for source in config.sources.values() if source.kind == "clickstream" and not source.repartition]
     admin = Admin(config.kafka)
@@ -121,7 +122,11 @@ def _require_whole_sessions(config: Config) -> None:
     for source in sources:
         if source.topic not in found:
             continue  # the engine says what is missing
-        sample = split_sessions(config, source)
+        try:
+            sample = split_sessions(config, source)
+        except Unreachable as error:  # a partition's leader is away: no reason not to start, the engine waits for it
+            log.warning("sessions of '%s' could not be sampled, so nobody knows whether it is keyed by session: %s", source.topic, error)
+            continue
         if sample.too_many:
             raise UserError(
                 f"the topic '{source.topic}' of [sources.{source.name}] must be keyed by session; of {sample.sampled:,} sessions in a sample "
