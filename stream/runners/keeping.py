@@ -25,6 +25,8 @@ State = dict[str, NDArray[Any]]
 PIECE_SECONDS = 0.02
 PIECE_BYTES = 8 * 1024 * 1024
 RETRIES = 3
+LONG_RESTORE_S = 2.0
+"""After a restore that took so long the next snapshot is due at once."""
 MOST_SLOTS = 8192
 """So many session slots may be copied again in the iteration that ends a snapshot; where more have changed, they are and it goes on."""
 
@@ -109,9 +111,16 @@ class Keeper:
         if self._copy is not None and self._copy[0] == partition:
             self._copy = None
 
-    def began(self, partition: Partition, position: Position | None) -> None:
-        """The partition's state stands at this position, which needs no snapshot."""
-        self._taken[partition] = (self.clock(), position)
+    def began(self, partition: Partition, seconds: float) -> None:
+        """The partition's state was rebuilt.
+
+        Args:
+            partition: which.
+            seconds: that it took. The next snapshot comes the sooner the longer it was: or a process that dies more often than one is due
+                would never take any, and each of its lives would begin with a longer restore.
+        """
+        early = self.vault.interval_s * min(1.0, seconds / LONG_RESTORE_S)
+        self._taken[partition] = (self.clock() - early, None)
 
     def due(self, partition: Partition, committed: Position | None) -> bool:
         """Whether a snapshot of the partition should be begun or gone on with."""

@@ -407,13 +407,13 @@ class Loop:
                     owned.position = work.target
                     self._replay_ends(owned)
                     owned.shard.quiet = False
+                    seconds = self.monotonic() - work.began
                     if self.keeper is not None:
-                        self.keeper.began(partition, owned.committed)
+                        self.keeper.began(partition, seconds)
                     del self.restoring[partition]
                     owned.silent_since = self.monotonic()
                     self.owned[partition] = owned
                     self.member.resume_at({partition: work.target})
-                    seconds = self.monotonic() - work.began
                     self.observer.restored(seconds)
                     logger.info("%s: state rebuilt in %.1f s", _name(partition), seconds)
                     break

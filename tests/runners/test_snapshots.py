@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stream.config import UserError
-from stream.kafka.log import Partition
+from stream.kafka.log import Partition, Position
+from stream.runners.keeping import Keeper
 from tests.runners.harness import FakeVault, World, config, filled_log, messages
 from tests.runners.test_loop import TOPICS, Trouble, undisturbed
 
@@ -62,3 +63,15 @@ def test_snapshots_without_committed_offsets_are_refused() -> None:
     fresh = filled_log(messages(5, 50), 1, settings)
     with pytest.raises(UserError, match="has no committed offset"):
         World(fresh, settings, vault=vault).run()
+
+
+@pytest.mark.parametrize(("seconds", "due"), [(0.0, False), (0.9, False), (2.0, True), (30.0, True)])
+def test_after_a_long_restore_the_next_snapshot_is_not_waited_for(seconds: float, due: bool) -> None:
+    """Or a process that dies more often than snapshots are taken would replay more of the log in each of its lives."""
+    now = 1000.0
+    keeper = Keeper(FakeVault(0, trouble=0.0, interval_s=60.0), "ingest", lambda: now)
+    where = Partition("shop.events", 0)
+    keeper.began(where, seconds)
+    assert keeper.due(where, Position(7, "committed")) is due
+    now += 60.0
+    assert keeper.due(where, Position(7, "committed"))
