@@ -56,11 +56,7 @@ def rows(first: int, time_ms: Ints, item: list[str], session: list[str] | None) 
         item=item,
         event=None if session is None else np.zeros(count, np.int8),
         session=session,
-        user=None,
-        order=None,
-        price=None,
         quantity=np.full(count, MICRO, np.int64),
-        cancelled=None,
     )
 
 

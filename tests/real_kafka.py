@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +60,8 @@ class RealKafka:
             try:
                 self.servers = self._call("start", "--port", str(free_ports(nodes)), "--nodes", str(nodes), *arguments)
             except RuntimeError:
-                subprocess.run([start, "stop", "--dir", self.folder, "--purge"], capture_output=True, timeout=TIMEOUT_S, check=False)
+                with suppress(RuntimeError):
+                    self.stop()
                 if not left:
                     raise
             else:

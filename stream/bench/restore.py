@@ -280,13 +280,7 @@ def _lines(offset: int, time_ms: Ints, item: list[str], quantity: Ints) -> Rows:
         stamp_ms=time_ms,
         time_ms=time_ms,
         item=item,
-        event=None,
-        session=None,
-        user=None,
-        order=None,
-        price=None,
         quantity=quantity,
-        cancelled=None,
     )
 
 

@@ -379,12 +379,15 @@ class SessionBook:
         if not len(over):
             return []
         over = over[np.lexsort((self.start_offset[over], self.last_ms[over]))]
+        return [self._over(over)]
+
+    def _over(self, over: Ints) -> IntentColumns:
+        """These sessions are live no more; their last records, in the given order."""
         self.state[over] = _ENDED
         self._touch(over)
-        columns = self._ended_columns(over)
         for s in over.tolist():
             del self.index[self.keys[s]]
-        return [columns]
+        return self._ended_columns(over)
 
     def cap(self, most: int) -> list[IntentColumns]:
         """Ends the sessions that have been silent longest, until no more than `most` are live. For ticks, where what lives is canonical.
@@ -397,13 +400,8 @@ class SessionBook:
             return []
         live = np.flatnonzero(self.state == _LIVE)
         over = live[np.lexsort((self.start_offset[live], self.last_ms[live]))][:surplus]
-        self.state[over] = _ENDED
-        self._touch(over)
-        columns = self._ended_columns(over)
-        for s in over.tolist():
-            del self.index[self.keys[s]]
         self.evicted += surplus
-        return [columns]
+        return [self._over(over)]
 
     def settle(self, boundary_ms: int) -> None:
         """A tick: learns from the sessions that ended by the boundary, in canonical order, and forgets them.

@@ -186,9 +186,10 @@ class KafkaMember:
             if stopped:
                 self._stopped.discard(partition)
                 self._consumer.resume([TopicPartition(*partition)])
-                # A broker's thread with nothing to fetch may sleep for another second: a request is what wakes it at once.
-                with suppress(KafkaException):
-                    self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=WAKE_S, cached=False)
+                if not held:
+                    # A broker's thread with nothing to fetch may sleep for another second: a request is what wakes it at once.
+                    with suppress(KafkaException):
+                        self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=WAKE_S, cached=False)
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         return count_partitions(self._consumer, self._errors, topics, self._properties)

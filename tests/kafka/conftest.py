@@ -205,8 +205,7 @@ class BrokerCluster(Cluster):
 
     def visible(self, partition: Partition) -> list[tuple[int, bytes | None]]:
         """Once no transaction hides the end: a commit returns a little before its markers stand in the partitions."""
-        asked = self.member(unique("reader"))
-        until(lambda: asked.spans([partition])[partition].end == self.admin.written_ends([partition])[partition])
+        until(lambda: self.admin.committed_ends([partition]) == self.admin.written_ends([partition]))
         return super().visible(partition)
 
     def _member(self, group: str, name: str, **options: Any) -> Member:

@@ -287,12 +287,16 @@ class World:
             self.loops[name].turn()
         except Crash:
             self.crashes += 1
-            while True:
-                try:
-                    self.loops[name] = self._start(name)
-                except Crash:
-                    continue
-                break
+            self.restart(name)
+
+    def restart(self, name: str) -> None:
+        """A new life of a member, under its name."""
+        while True:
+            try:
+                self.loops[name] = self._start(name)
+            except Crash:
+                continue
+            break
 
     def run(self, most: int = 20_000) -> World:
         """Turns until every member is done."""

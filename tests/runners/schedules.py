@@ -30,7 +30,6 @@ from stream.kafka.log import Fenced, Partition
 from stream.kafka.memory import Crash, Cut, MemoryLog, MemoryMember
 from stream.runners.forecast import ForecastStage, ForecastWork
 from stream.runners.ingest import IngestWork
-from stream.runners.loop import Loop
 from tests.runners.harness import FakeVault, World, config, filled_log, messages
 
 STATE = "state of "
@@ -139,15 +138,6 @@ class Disturbed(World):
             self.log.evict(member)
         if what == "transactions expire":
             self.log.expire()
-
-    def restart(self, name: str) -> None:
-        """A new life of a member."""
-        while True:
-            try:
-                self.loops[name] = self._start(name)
-            except Crash:
-                continue
-            break
 
 
 def outcome(world: World) -> dict[str, Any]:
@@ -272,6 +262,3 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-__all__ = ["Disturbed", "LightForecast", "Loop", "Plan", "run", "run_all"]
