@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -56,6 +56,17 @@ class Panel:
     sine and cosine of the hour of the day, of the weekday, of the day of the year (zeros where a bucket is too long for it); see CALENDAR."""
     whole: NDArray[np.bool_]
     """bool[capacity], the item's demand has only ever been whole numbers."""
+    known: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Covariates that may be known ahead (price, promotion depth, signals, any `--known` column), by name: float32[span, capacity], or [span, 1]
+    where one value holds for all items. A ring: bucket b stands in row b % span, for buckets from closed - span + 1 + horizon to closed + horizon;
+    NaN where nothing had been announced by now."""
+    past: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    """What was counted beside units (views, carts, expected purchases, any `--past` column), by name: [depth of its own, capacity], a ring like
+    `units`; only closed buckets hold anything."""
+    statics: Mapping[str, Ints] = field(default_factory=dict)
+    """What an item is (category, brand, the parts of its key), by name: int64[capacity], a stable hash, 0 where nothing is known."""
+    censored: NDArray[np.float32] | None = None
+    """float32[depth, capacity], share of a closed bucket without stock, a ring like `units`; None where no stock has ever been told."""
 
     def observed(self) -> Float64:
         """float64[n], units in the closed bucket."""

@@ -7,7 +7,7 @@ bucket before it has closed, and no forecast depends on which others were asked 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -184,7 +184,7 @@ class DemandForecaster:
         )
         for start in range(0, n, _CHUNK):
             part = slice(start, min(start + _CHUNK, n))
-            chunk = Panel(panel.slots[part], panel.closed, panel.units, panel.scale, panel.first, panel.steps, panel.whole)
+            chunk = replace(panel, slots=panel.slots[part])
             self._forecast(Window(chunk), out, part, weights, factors)
         return out
 

@@ -80,6 +80,43 @@ class Window:
         self._rows[bucket] = values
         return values
 
+    def known(self, name: str, bucket: int) -> Float32:
+        """float32[n], a covariate that may be known ahead; NaN where nothing had been announced when the panel was made.
+
+        Args:
+            name: one of the panel's.
+            bucket: at most horizon steps after the panel's newest closed one.
+        """
+        ring = self.panel.known[name]
+        ahead = self.panel.closed + len(self.panel.steps) - 1
+        if bucket > ahead or bucket <= ahead - len(ring):
+            return np.full(len(self), np.nan, dtype=np.float32)
+        row = ring[bucket % len(ring)]
+        return np.repeat(row, len(self)) if len(row) == 1 else np.asarray(row.take(self.slots), dtype=np.float32)
+
+    def past(self, name: str, bucket: int) -> Float32:
+        """float32[n], what was counted beside units in a closed bucket; zeros for buckets that its ring no longer holds.
+
+        Args:
+            name: one of the panel's.
+            bucket: at most the newest closed one.
+        """
+        ring = self.panel.past[name]
+        if bucket > self.closed or bucket <= self.panel.closed - len(ring):
+            return np.zeros(len(self), dtype=np.float32)
+        return np.asarray(ring[bucket % len(ring)].take(self.slots), dtype=np.float32)
+
+    def censored(self, bucket: int) -> Float32:
+        """float32[n], share of a closed bucket without stock.
+
+        Args:
+            bucket: at most the newest closed one.
+        """
+        ring = self.panel.censored
+        if ring is None or bucket > self.closed or bucket <= self.panel.closed - len(ring):
+            return np.zeros(len(self), dtype=np.float32)
+        return np.asarray(ring[bucket % len(ring)].take(self.slots), dtype=np.float32)
+
     def observed(self) -> Float64:
         """float64[n], units in the newest closed bucket."""
         return self.panel.observed() if self.closed == self.panel.closed else self.row(self.closed).astype(np.float64)
