@@ -117,6 +117,16 @@ class Window:
             return np.zeros(len(self), dtype=np.float32)
         return np.asarray(ring[bucket % len(ring)].take(self.slots), dtype=np.float32)
 
+    def shut(self, bucket: int) -> bool:
+        """Whether the shop sells nothing at all in a bucket, past or to come.
+
+        Args:
+            bucket: at most horizon steps after the panel's newest closed one.
+        """
+        ring = self.panel.shut
+        ahead = self.panel.closed + len(self.panel.steps) - 1
+        return ring is not None and ahead - len(ring) < bucket <= ahead and bool(ring[bucket % len(ring)])
+
     def observed(self) -> Float64:
         """float64[n], units in the newest closed bucket."""
         return self.panel.observed() if self.closed == self.panel.closed else self.row(self.closed).astype(np.float64)
