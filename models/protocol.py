@@ -67,6 +67,9 @@ class Panel:
     """What an item is (category, brand, the parts of its key), by name: int64[capacity], a stable hash, 0 where nothing is known."""
     censored: NDArray[np.float32] | None = None
     """float32[depth, capacity], share of a closed bucket without stock, a ring like `units`; None where no stock has ever been told."""
+    shut: NDArray[np.bool_] | None = None
+    """bool[span], buckets in which the shop sells nothing at all (declared by a signal, or learnt from its weeks), a ring like those of `known`: past
+    and to come; None where it never shuts."""
 
     def observed(self) -> Float64:
         """float64[n], units in the closed bucket."""
