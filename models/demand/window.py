@@ -94,6 +94,32 @@ class Window:
         row = ring[bucket % len(ring)]
         return np.repeat(row, len(self)) if len(row) == 1 else np.asarray(row.take(self.slots), dtype=np.float32)
 
+    def all_of(self, name: str, bucket: int) -> Float32:
+        """float32[capacity], a covariate of every slot, live or not; NaN where nothing is known.
+
+        Args:
+            name: one of the panel's.
+            bucket: as for known().
+        """
+        ring = self.panel.known[name]
+        capacity = len(self.panel.first)
+        ahead = self.panel.closed + len(self.panel.steps) - 1
+        if bucket > ahead or bucket <= ahead - len(ring):
+            return np.full(capacity, np.nan, dtype=np.float32)
+        row = ring[bucket % len(ring)]
+        return np.repeat(row, capacity) if len(row) == 1 else row
+
+    def calendar(self, step: int) -> Float32:
+        """float32[calendar], the calendar of a step after this window's newest closed bucket.
+
+        Args:
+            step: from 1; the panel knows the calendar from its own closed bucket to its horizon.
+        """
+        at = step - (self.panel.closed - self.closed)
+        if not 0 <= at < len(self.panel.steps):
+            raise ValueError(f"the panel knows the calendar of steps 0 to {len(self.panel.steps) - 1} of its own; got step {at}")
+        return self.panel.steps[at]
+
     def past(self, name: str, bucket: int) -> Float32:
         """float32[n], what was counted beside units in a closed bucket; zeros for buckets that its ring no longer holds.
 
