@@ -84,7 +84,8 @@ class EWMA(Expert):
         known = self.slots.f32("was_worth")[window.slots] > np.float32(min(self._seasons, default=0) / 2)
         if known.any():
             size = level[known].astype(np.float64) + 0.1
-            units = np.minimum(window.observed()[known] / size, 50.0)
+            wanted = window.wanted(self.slots.f32("next")[window.slots])[known].astype(np.float64)
+            units = np.minimum(wanted / size, 50.0)
             worth = level[known] / size
             for season, profile in self._profiles.items():
                 phase = window.closed % season
@@ -98,18 +99,20 @@ class EWMA(Expert):
         self._update(window, self._level(window, "was_"))
 
     def _update(self, window: Window, level: Float32) -> None:
-        slots, y = window.slots, window.row(window.closed)
+        slots = window.slots
         units, worth = self.slots.f32("was_units")[slots], self.slots.f32("was_worth")[slots]
         cold = worth == 0
         profile = self._pooled(window.closed, 1).astype(np.float32)[:, 0][classify(level, window.whole)]
         if self._own:
             before = self.slots.f32("was_own")[slots]
             profile = _blend(profile, before, level)
+        y = window.wanted(level * profile)
+        if self._own:
             own = self.slots.f32("own")[window.closed % self._own]
             own[slots] = np.where(cold, before, np.where(np.isnan(before), y, before + _OWN_GAIN * (y - before)))
         profile = np.maximum(profile, np.float32(0.01))
         # A first bucket counts only through the rate that it predicts, as if that had been seen for one bucket.
-        self.slots.f32("units")[slots] = np.where(cold, self._newborn.rate(y), units * self._decay + y)
+        self.slots.f32("units")[slots] = np.where(cold, self._newborn.rate(window.row(window.closed)), units * self._decay + y)
         self.slots.f32("worth")[slots] = np.where(cold, np.float32(1), worth * self._decay + profile)
 
     def _level(self, window: Window, which: str) -> Float32:

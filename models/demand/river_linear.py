@@ -24,7 +24,7 @@ _CLIP = 4.0  # standard deviations of a feature
 _LARGEST = 10.0  # times the level
 _VOLUME_GAIN = np.float32(0.02)
 _STAY = 1.25  # a member stays while it ranks within this many times river_items
-_RANK_EVERY = 24
+_RANK_EVERY = 23  # prime: a shop that is shut at the same hours every day learns nothing in them
 _PARTS = ("counts", "means", "vars", "weights")
 
 
@@ -92,7 +92,8 @@ class RiverLinear(Expert):
 
     def adapt(self, window: Window) -> None:
         """Each member learns the closed bucket once, from what was known at one of the probes before it (they take turns)."""
-        y = window.observed()
+        # A member's own one-step forecast of the closed bucket, where stock cut it short.
+        y = window.wanted(np.nan_to_num(self.slots.f32("next")[window.slots])).astype(np.float64)
         volume = self.slots.f32("volume")[window.slots]
         gain = np.maximum(_VOLUME_GAIN, 1 / np.maximum(window.age(), 1).astype(np.float32))
         self.slots.f32("volume")[window.slots] = volume + gain * (y.astype(np.float32) - volume)
