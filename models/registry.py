@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.demand.decomposition import Decomposition
 from models.demand.empirical import Empirical
 from models.demand.ewma import EWMA
 from models.demand.global_net import GlobalNet
@@ -17,7 +18,9 @@ from models.intent.scorer import IntentScorer
 if TYPE_CHECKING:
     from models.demand.expert import Expert
 
-DEMAND: dict[str, type[Expert]] = {expert.name: expert for expert in (SeasonalNaive, EWMA, TSB, RiverLinear, GlobalNet, Empirical)}
+DEMAND: dict[str, type[Expert]] = {
+    expert.name: expert for expert in (SeasonalNaive, EWMA, TSB, RiverLinear, GlobalNet, Empirical, Decomposition)
+}
 """Experts for demand."""
 
 INTENT: dict[str, type[LogisticIntent | RecurrentIntent | IntentScorer]] = {
