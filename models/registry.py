@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.demand.autoregression import Autoregression
 from models.demand.decomposition import Decomposition
 from models.demand.empirical import Empirical
 from models.demand.ewma import EWMA
 from models.demand.global_net import GlobalNet
+from models.demand.holt_winters import HoltWinters
 from models.demand.river_linear import RiverLinear
 from models.demand.seasonal_naive import SeasonalNaive
 from models.demand.tsb import TSB
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from models.demand.expert import Expert
 
 DEMAND: dict[str, type[Expert]] = {
-    expert.name: expert for expert in (SeasonalNaive, EWMA, TSB, RiverLinear, GlobalNet, Empirical, Decomposition)
+    expert.name: expert
+    for expert in (SeasonalNaive, EWMA, TSB, RiverLinear, GlobalNet, Empirical, Decomposition, HoltWinters, Autoregression)
 }
 """Experts for demand."""
 
