@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from models.demand.autoregression import Autoregression
 from models.demand.decomposition import Decomposition
+from models.demand.elasticity import Elasticity
 from models.demand.empirical import Empirical
 from models.demand.ewma import EWMA
 from models.demand.global_net import GlobalNet
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 DEMAND: dict[str, type[Expert]] = {
     expert.name: expert
-    for expert in (SeasonalNaive, EWMA, TSB, RiverLinear, GlobalNet, Empirical, Decomposition, HoltWinters, Autoregression)
+    for expert in (SeasonalNaive, EWMA, TSB, RiverLinear, GlobalNet, Empirical, Decomposition, HoltWinters, Autoregression, Elasticity)
 }
 """Experts for demand."""
 
