@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from stream.engine.covariates import Static

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stream.engine.announced import CATEGORY, CLOSED, STOCK
 from stream.engine.columns import Bools, Ints
 from stream.engine.facts import SHARE, STATIC, FactRows
-from stream.engine.rings import ALL, FactTable, Rings, keys_of
+from stream.engine.rings import ALL, FactTable, Rings, keys_of, name_of, scope_of
 from stream.engine.time import Grid
 
 MOST_NAMES = 64
@@ -230,32 +230,24 @@ class Covariates:
         kinds = [n for name, n in self.names.place.items() if name.startswith("promotion.")]
         if number is None or not kinds:
             return key, rows
-        width = int(keys_of(np.array([1]), np.array([0]))[0] - keys_of(np.array([0]), np.array([0]))[0])
-        heads = np.flatnonzero(key // width == number)
-        more_key, more_row = [key], [np.arange(len(key))]
+        of = name_of(key)
+        heads = np.flatnonzero(of == number)
+        rows_taken, keys_taken = [np.arange(len(key), dtype=np.int64)], [key]
+
+        def stamped(keys: Ints, at: Ints) -> list[tuple[int, ...]]:
+            return list(zip(keys.tolist(), *(getattr(rows, stamp)[at].tolist() for stamp in _STAMPS), strict=True))
+
         for kind in kinds:
-            other = key[heads] + (kind - number) * width
-            place = np.searchsorted(self.table.key, other)
-            had = (np.append(self.table.key, -1)[place] == other) | np.isin(other, key)
-            mine = np.flatnonzero(key // width == kind)
-            said = {
-                stamp: True
-                for stamp in zip(
-                    key[mine].tolist(), rows.announced[mine].tolist(), rows.source[mine].tolist(), rows.offset[mine].tolist(), strict=True
-                )
-            }
-            ends = [
-                row
-                for row, own, ok in zip(heads.tolist(), other.tolist(), had.tolist(), strict=True)
-                if ok and (own, int(rows.announced[row]), int(rows.source[row]), int(rows.offset[row])) not in said
-            ]
-            if ends:
-                more_row.append(np.array(ends, dtype=np.int64))
-                more_key.append(key[more_row[-1]] + (kind - number) * width)
-        taken = np.concatenate(more_row)
-        added = np.arange(len(taken)) >= len(key)
+            other = keys_of(np.full(len(heads), kind, np.int64), scope_of(key[heads]))
+            had = (np.append(self.table.key, -1)[np.searchsorted(self.table.key, other)] == other) | np.isin(other, key)
+            mine = np.flatnonzero(of == kind)
+            own = set(stamped(key[mine], mine))
+            off = np.array([had[i] and stamp not in own for i, stamp in enumerate(stamped(other, heads))], dtype=np.bool_)
+            rows_taken.append(heads[off])
+            keys_taken.append(other[off])
+        taken = np.concatenate(rows_taken)
         rows = rows.pick(taken)
-        return np.concatenate(more_key), replace(rows, value=np.where(added, 0.0, rows.value))
+        return np.concatenate(keys_taken), replace(rows, value=np.where(np.arange(len(taken)) >= len(key), 0.0, rows.value))
 
     def _render(self, key: Ints, rows: FactRows, keep_ms: int) -> None:
         low, high = self._stock_keys()

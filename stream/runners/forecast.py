@@ -14,7 +14,8 @@ from stream.config import Bucket, Config, UserError
 from stream.engine.activity import Block, BlockError, decode_block
 from stream.engine.columns import UNKNOWN, DemandColumns, SpikeColumns
 from stream.engine.covariates import MOST_NAMES
-from stream.engine.forecast import AgreementError, ForecastShard, ForecastSpec, ResolutionSpec
+from stream.engine.forecast import AgreementError, ForecastShard, ForecastSpec
+from stream.engine.resolution import ResolutionSpec
 from stream.engine.state import forecast_arrays, forecast_note, restore_forecast
 from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
