@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from stream.backtest.boosted import ENDS, Boosted, BoostedMape
 from stream.backtest.data import Dataset, View, select
+from stream.backtest.library import Intermittent, WithIntervals
 from stream.backtest.method import Method, RoundForecast, Task, Tell
 from stream.backtest.nowcart import Nowcart
 from stream.backtest.residuals import WithResiduals
@@ -23,6 +25,14 @@ METHODS: dict[str, Callable[[], Method]] = {
     "empirical_quantiles": lambda: EmpiricalQuantiles("empirical_quantiles", 84),
     "empirical_quantiles_56": lambda: EmpiricalQuantiles("empirical_quantiles_56", 56),
     "empirical_quantiles_84": lambda: EmpiricalQuantiles("empirical_quantiles_84", 84),
+    "auto_ets": lambda: WithIntervals("auto_ets"),
+    "auto_theta": lambda: WithIntervals("auto_theta"),
+    "auto_arima": lambda: WithIntervals("auto_arima"),
+    "mstl": lambda: WithIntervals("mstl"),
+    "croston_sba": lambda: WithResiduals(Intermittent("croston_sba"), ends=6),
+    "tsb": lambda: WithResiduals(Intermittent("tsb"), ends=6),
+    "lightgbm": Boosted,
+    "lightgbm_mape": lambda: WithResiduals(BoostedMape(), "trained on MAPE itself", ENDS),
 }
 """Every name of --models."""
 
