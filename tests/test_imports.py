@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stream.topics", "stream.state"),
     ("stream.runners", "stream.check"),
     ("stream.replay", "stream.demo"),
-    ("stream.bench",),
+    ("stream.bench", "stream.backtest"),
     ("stream.cli",),
 )
 """From the lowest up. A module may import its own package and those of lower layers, not its neighbours'."""
@@ -37,6 +37,9 @@ WALLS: dict[str, tuple[str, ...]] = {
     "s3fs": ("stream.state.folder",),
     "argparse": ("stream.cli",),
     "rich": ("stream.cli", "stream.demo"),
+    "plotly": ("stream.backtest.report",),
+    "statsforecast": ("stream.backtest.library",),
+    "lightgbm": ("stream.backtest.boosted",),
 }
 """One package, one place that knows it."""
 
