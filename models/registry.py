@@ -11,6 +11,7 @@ from models.demand.empirical import Empirical
 from models.demand.ewma import EWMA
 from models.demand.global_net import GlobalNet
 from models.demand.holt_winters import HoltWinters
+from models.demand.network_experts import NetworkAdapted, NetworkCounts, NetworkExpert
 from models.demand.river_linear import RiverLinear
 from models.demand.seasonal_naive import SeasonalNaive
 from models.demand.tsb import TSB
@@ -23,7 +24,21 @@ if TYPE_CHECKING:
 
 DEMAND: dict[str, type[Expert]] = {
     expert.name: expert
-    for expert in (SeasonalNaive, EWMA, TSB, RiverLinear, GlobalNet, Empirical, Decomposition, HoltWinters, Autoregression, Elasticity)
+    for expert in (
+        SeasonalNaive,
+        EWMA,
+        TSB,
+        RiverLinear,
+        GlobalNet,
+        Empirical,
+        Decomposition,
+        HoltWinters,
+        Autoregression,
+        Elasticity,
+        NetworkExpert,
+        NetworkCounts,
+        NetworkAdapted,
+    )
 }
 """Experts for demand."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.counts import counts, finish
+from models.counts import counts
 from models.demand.expert import Expert, season_length
 from models.demand.newborn import Newborn
 from models.demand.profile import Profile
@@ -64,8 +64,8 @@ class Empirical(Expert):
                 out[:, step] = scaled * ahead[:, step][group]
         return out
 
-    def direct(self, window: Window, horizon: int, levels: tuple[float, ...]) -> Float32:
-        """Quantiles of the like buckets, averaged with those of a count distribution around their mean."""
+    def raw(self, window: Window, horizon: int, levels: tuple[float, ...]) -> Float32:
+        """The like buckets' own quantiles, averaged with those of a count distribution around their mean."""
         level = self._newborn.level(window, self._length)
         group = classify(level, window.whole)
         ahead = self._profile.factors(window.closed + 1, horizon)
@@ -86,7 +86,7 @@ class Empirical(Expert):
                 value = share * own + (1 - share) * shape[:, index]
                 for step, times in zip(steps, scale, strict=True):
                     mixed[index, step] = value * times
-        return finish(np.ascontiguousarray(mixed.transpose(2, 1, 0)), window.whole)
+        return np.ascontiguousarray(mixed.transpose(2, 1, 0))
 
     def _bands(self, window: Window, horizon: int) -> list[tuple[list[int], list[int]]]:
         """For each band of phases that a step is in: its open buckets looked back on, its steps."""

@@ -11,16 +11,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.counts import MAX_DISPERSION, counts
+from models.counts import MAX_DISPERSION, counts, finish
 from models.demand.window import CLASSES, Window, classify
 from models.exact import SlotArrays, pooled, put, take
 from models.protocol import DemandSpec, Distribution, Float32, Float64, Ints, Panel, State
+
+if TYPE_CHECKING:
+    from models.demand.network import Weights
 
 _NEVER = np.iinfo(np.int64).min
 _CLASS_MEMORY = 0.995
@@ -35,11 +38,15 @@ class Expert(ABC):
     name: ClassVar[str]
     partial: ClassVar[bool] = False
     """Whether the expert knows only some items (see covers)."""
+    active: bool = True
+    """Whether it forecasts at all; experts whose weights are trained elsewhere are silent without them."""
+    version: str = ""
+    """Of weights that were trained elsewhere."""
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Wraps the class's own means() and direct(), so that no expert can forget that a shut step sells nothing."""
+        """Wraps the class's own means() and raw(), so that no expert can forget that a shut step sells nothing."""
         super().__init_subclass__(**more)
-        for name in ("means", "direct"):
+        for name in ("means", "raw"):
             if name in cls.__dict__:
                 setattr(cls, name, _nothing_while_shut(cls.__dict__[name]))
 
@@ -73,9 +80,10 @@ class Expert(ABC):
             horizon: at most the spec's.
         """
 
-    def direct(self, window: Window, horizon: int, levels: tuple[float, ...]) -> Float32 | None:
-        """float32[n, levels, horizon], the expert's own quantiles (ascending, at least 0, whole for whole items); None by default:
-        they are those of a count distribution around its mean. Pure; a row depends on that item alone, to the bit.
+    def raw(self, window: Window, horizon: int, levels: tuple[float, ...]) -> Float32 | None:
+        """float32[n, horizon, levels], the expert's own quantiles before they are rounded up and put in order (see counts: the real numbers
+        at which a count's distribution function, joined linearly, reaches the levels, at least -1); None by default: its quantiles are those of
+        a count distribution around its mean. Pure; a row depends on that item alone, to the bit.
 
         Args:
             window: the items.
@@ -95,6 +103,14 @@ class Expert(ABC):
     def covers(self, window: Window) -> NDArray[np.bool_]:
         """bool[n], the items of which the expert has an opinion of its own; all by default."""
         return np.ones(len(window), dtype=np.bool_)
+
+    def load(self, weights: Weights | None) -> bool:
+        """Takes weights that were trained elsewhere; True if there were some for it.
+
+        Args:
+            weights: None: it has none any more.
+        """
+        return False
 
     def shared_state(self) -> State:
         """What decides later results beside the slots; nothing by default."""
@@ -116,9 +132,9 @@ class Expert(ABC):
         """Means and quantiles of the panel's items."""
         window = Window(panel)
         mean = self.means(window, self.spec.horizon)
-        direct = self.direct(window, self.spec.horizon, self.spec.levels)
-        if direct is not None:
-            return Distribution(mean, direct)
+        raw = self.raw(window, self.spec.horizon, self.spec.levels)
+        if raw is not None:
+            return Distribution(mean, finish(raw, window.whole))
         dispersion = self.dispersion(window, mean[:, 0])
         return Distribution(mean, counts(self.spec.levels).quantiles(mean, dispersion[:, None], window.whole))
 
@@ -204,9 +220,10 @@ def _nothing_while_shut(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def opened(self: Expert, window: Window, horizon: int, *more: Any) -> Float32 | None:
         found: Float32 | None = method(self, window, horizon, *more)
-        shut = [step for step in range(horizon) if window.shut(window.closed + 1 + step)]
-        if found is not None and shut:
-            found[..., shut] = 0
+        if found is not None:
+            for step in range(horizon):
+                if window.shut(window.closed + 1 + step):
+                    found[:, step] = 0
         return found
 
     return opened

@@ -6,15 +6,18 @@ mean and a dispersion of counts. Statics are hashed into learned embeddings. Dev
 
 from __future__ import annotations
 
-import models.device  # noqa: F401  (before torch)
+from models.device import Tiles
 
 # isort: split
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from models.demand.encoder import Layout
+from models.demand.encoder import Encoder, Layout
+from models.demand.window import Window
+from models.protocol import Float32
 
 _EMBEDDED = 8
 _BUCKETS = 2048
@@ -49,6 +52,8 @@ class Member(nn.Module):
         for table in self.embeddings:
             nn.init.normal_(table.weight, std=0.05)  # type: ignore[arg-type]
         embedded = _EMBEDDED * len(layout.statics)
+        self.mean: torch.Tensor
+        self.inverse: torch.Tensor
         self.register_buffer("mean", torch.zeros(layout.own + layout.step))
         self.register_buffer("inverse", torch.ones(layout.own + layout.step))
         self.first = nn.Linear(layout.own + embedded, shape.hidden)
@@ -91,3 +96,57 @@ def _ascending(raw: torch.Tensor) -> torch.Tensor:
     up = raw[..., middle, None] + steps[..., middle + 1 :].cumsum(-1)
     down = raw[..., middle, None] - steps[..., :middle].flip(-1).cumsum(-1).flip(-1)
     return torch.cat([down, raw[..., middle, None], up], -1)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A trained network: what is loaded into the experts that need one."""
+
+    version: str
+    size: str
+    """The bucket size that it was trained for."""
+    layout: Layout
+    levels: tuple[float, ...]
+    members: tuple[Member, ...]
+    """In evaluation mode; their outputs are averaged."""
+
+
+class Network:
+    """A trained network on a device: rows in, quantiles, mean and dispersion out, every row's bits its own."""
+
+    def __init__(self, weights: Weights, device: torch.device) -> None:
+        """Moves the members to the device and proves that rows do not depend on each other there.
+
+        Args:
+            weights: not changed.
+            device: where it is computed.
+
+        Raises:
+            models.device.DeviceError: the device rounds rows by their place.
+        """
+        self.weights = weights
+        self.horizon, self.outputs = weights.layout.horizon, len(weights.levels) + 2
+        members = [copy.deepcopy(member).to(device).eval() for member in weights.members]
+
+        def averaged(rows: torch.Tensor) -> torch.Tensor:
+            total = members[0](rows)
+            for member in members[1:]:
+                total = total + member(rows)
+            return (total / len(members)).reshape(len(rows), -1)
+
+        self._tiles = Tiles(averaged, weights.layout.width, self.horizon * self.outputs, device, graph=True)
+        self._tiles.prove("the global network")
+        self.encoder = Encoder(weights.layout)
+
+    def outputs_of(self, window: Window) -> tuple[Float32, Float32]:
+        """float32[n, horizon, levels + 2] (see Member.forward) and the items' scale, float32[n]; computed once a window.
+
+        Args:
+            window: the items.
+        """
+        known = window.shared.get("network")
+        if known is None:
+            encoded = self.encoder.encode(window)
+            out = self._tiles(encoded.rows).reshape(len(window), self.horizon, self.outputs)
+            known = window.shared["network"] = (out, encoded.scale)
+        return known

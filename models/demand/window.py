@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +40,8 @@ class Window:
         self.slots = panel.slots
         self.whole: NDArray[np.bool_] = panel.whole[panel.slots]
         self.first: Ints = panel.first[panel.slots]
+        self.shared: dict[str, Any] = {}
+        """What experts that have something in common compute once a window, by name."""
         self._rows: dict[int, Float32] = {}
         self._sold: dict[tuple[int, int], Float32] = {}
         self._worth: dict[tuple[int, int], Float32] = {}
@@ -54,6 +59,17 @@ class Window:
         other.panel, other.slots, other.whole, other.first, other._rows = self.panel, self.slots, self.whole, self.first, self._rows
         other._sold, other._worth = self._sold, self._worth
         other.closed = self.closed - buckets
+        other.shared = {} if buckets else self.shared
+        return other
+
+    def of(self, rows: Ints) -> Window:
+        """Some of the items, at the same bucket.
+
+        Args:
+            rows: int64[m], ascending.
+        """
+        other = Window(replace(self.panel, slots=self.slots[rows]))
+        other.closed = self.closed
         return other
 
     def age(self) -> Ints:

@@ -108,7 +108,7 @@ def fit(
     p = torch.tensor(levels)
     member.train()
     done, loss_sum = 0, 0.0
-    for epoch in range(recipe.epochs):
+    for _ in range(recipe.epochs):
         order = torch.randperm(count, generator=random)
         loss_sum = 0.0
         for start in range(0, count, recipe.batch):
@@ -197,10 +197,10 @@ def standardise(member: Member, examples: Examples, layout: Layout) -> None:
     steps = examples.rows[:, statics + layout.own :].reshape(-1, layout.step)
     mean = np.concatenate([own.mean(0, dtype=np.float64), steps.mean(0, dtype=np.float64)])
     spread = np.concatenate([own.std(0, dtype=np.float64), steps.std(0, dtype=np.float64)])
-    member.mean.copy_(torch.from_numpy(mean.astype(np.float32)))  # type: ignore[operator]
+    member.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
     # A column that never moved in training says nothing: it must not explode when it does move later.
     inverse = np.where(spread > 1e-3, 1 / np.maximum(spread, 1e-3), 0.0)
-    member.inverse.copy_(torch.from_numpy(inverse.astype(np.float32)))  # type: ignore[operator]
+    member.inverse.copy_(torch.from_numpy(inverse.astype(np.float32)))
 
 
 def members(layout: Layout, levels: tuple[float, ...], shape: Shape, seed: int) -> list[Member]:
