@@ -55,7 +55,7 @@ class ARK(Textbook):
         prior = np.zeros((setting.length + 1, setting.horizon))
         prior[:-1] = 1 / setting.length  # the mean
         matrix = x.T @ (x * weight) + _RIDGE * np.eye(x.shape[1])
-        weights: Float64 = np.linalg.solve(matrix, x.T @ (train.targets.astype(np.float64) * weight) + _RIDGE * prior)
+        weights = np.asarray(np.linalg.solve(matrix, x.T @ (train.targets.astype(np.float64) * weight) + _RIDGE * prior), dtype=np.float64)
         errors = held.targets - np.maximum(_design(held) @ weights, 0.0)
         edges: Float32 = np.quantile(held.scale, np.arange(1, _ORDERS) / _ORDERS).astype(np.float32)
         order = np.searchsorted(edges, held.scale)
