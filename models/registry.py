@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.demand.ar_k import ARK
 from models.demand.autoregression import Autoregression
 from models.demand.decomposition import Decomposition
 from models.demand.elasticity import Elasticity
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 DEMAND: dict[str, type[Expert]] = {
     expert.name: expert
-    for expert in (SeasonalNaive, EWMA, TSB, RiverLinear, GlobalNet, Empirical, Decomposition, HoltWinters, Autoregression, Elasticity)
+    for expert in (SeasonalNaive, EWMA, TSB, RiverLinear, GlobalNet, Empirical, Decomposition, HoltWinters, Autoregression, Elasticity, ARK)
 }
 """Experts for demand."""
 

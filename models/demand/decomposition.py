@@ -110,7 +110,7 @@ class Decomposition(Expert):
             self.slots.f32(f"was_season.{season}")[:, at] = self.slots.f32(f"season.{season}")[:, window.closed % season, at]
         self._update(window)
         base = self.slots.f32("base")
-        level = base[0, at] / np.maximum(base[1, at], np.float32(1e-6))
+        level: Float32 = (base[0, at] / np.maximum(base[1, at], np.float32(1e-6))).astype(np.float32)
         # A profile compares with levels that have seen half a season's worth.
         known = self.slots.f32("was_lived")[at] > np.float32(max(self._short, self._longest // 2))
         wanted = window.wanted(np.nan_to_num(self.slots.f32("next")[at]))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.demand.expert import Expert
 from models.demand.window import Window
 from models.registry import DEMAND
 from tests.models.shops import SCALE, START, Shop, seasonal, spec
-from tests.models.test_demand_suite import Expert, equal, same
+from tests.models.test_demand_suite import equal, same
 
 honours = pytest.mark.parametrize("name", sorted(set(DEMAND) - {"global"}))
 """The network reads its window as it stands, what a shut bucket is said to have sold too."""
@@ -75,7 +76,7 @@ def test_a_correction_of_a_shut_bucket_teaches_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ewma", "tsb", "empirical", "decomposition", "elasticity", "holt_winters", "ar", "river", "seasonal_naive"]
+    "name", ["ewma", "tsb", "empirical", "decomposition", "elasticity", "holt_winters", "ar", "ar_k", "river", "seasonal_naive"]
 )
 def test_stock_that_ran_out_is_no_lack_of_demand(name: str) -> None:
     """Half of the items are out of stock for the last six buckets: their forecasts stay where the others' are."""
