@@ -1,9 +1,9 @@
 """The council: how much each expert counts, per item class and horizon group.
 
 Weights follow the Bernstein online aggregation (Wintenberger, Optimal learning with Bernstein online aggregation, 2017):
-second-order regrets with a learning rate for each expert, on losses that are known only when a forecast's bucket has closed. The losses
-are those that the gradient at the mixture makes of the experts' quantiles (the same paper, section 4.1), so that what is sought is the best mixture, not
-the best expert.
+second-order regrets with a learning rate for each expert, on losses that are known only when a forecast's bucket has closed.
+The losses are those that the gradient at the mixture makes of the experts' quantiles (the gradient trick of the same paper), so that what
+is sought is the best mixture, not the best expert.
 """
 
 from __future__ import annotations

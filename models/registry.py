@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.demand.ar_k import ARK
 from models.demand.autoregression import Autoregression
 from models.demand.decomposition import Decomposition
 from models.demand.elasticity import Elasticity
@@ -35,6 +36,7 @@ DEMAND: dict[str, type[Expert]] = {
         HoltWinters,
         Autoregression,
         Elasticity,
+        ARK,
         NetworkExpert,
         NetworkCounts,
         NetworkAdapted,

@@ -62,6 +62,10 @@ class Decomposition(Expert):
         for name in ("level", "trend", "error"):
             self.slots.add(name, np.float32, 0, (_VARIANTS,))
             self.slots.add(f"was_{name}", np.float32, 0, (_VARIANTS,))
+        # A level that outlasts the longest season, for profiles: a quicker one would follow the season that it is to be compared with.
+        self._longest = max([*spec.seasons, self._short])
+        self._base_decay = np.float32(0.5 ** (1 / self._longest))
+        self.slots.add("base", np.float32, 0, (2,))
         self.slots.add("lived", np.float32)
         self.slots.add("was_lived", np.float32)
         # What an item's own season adds: to one (multiplicative) or to nothing.
@@ -105,14 +109,18 @@ class Decomposition(Expert):
         for season in self._own:
             self.slots.f32(f"was_season.{season}")[:, at] = self.slots.f32(f"season.{season}")[:, window.closed % season, at]
         self._update(window)
-        level = self.slots.f32("was_level")[0, at]
-        # A profile compares with levels that have seen a season's worth.
-        known = self.slots.f32("was_lived")[at] > np.float32(self._short)
+        base = self.slots.f32("base")
+        level: Float32 = (base[0, at] / np.maximum(base[1, at], np.float32(1e-6))).astype(np.float32)
+        # A profile compares with levels that have seen half a season's worth.
+        known = self.slots.f32("was_lived")[at] > np.float32(max(self._short, self._longest // 2))
         wanted = window.wanted(np.nan_to_num(self.slots.f32("next")[at]))
         self._class_profile.learn(window, wanted, level, classify(level, window.whole), known)
         rows = category(window)
         if rows is not None:
             self._category_profile.learn(window, wanted, level, rows, known)
+        base[:, at] *= self._base_decay
+        base[0, at] += wanted
+        base[1, at] += np.float32(1)
         self._newborn.learn(window)
 
     def readapt(self, window: Window) -> None:

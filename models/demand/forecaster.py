@@ -343,7 +343,10 @@ class DemandForecaster:
         mean = np.zeros((n, spec.horizon), np.float32)
         average = np.zeros(n, np.float32)
         mixed = np.zeros((n, spec.horizon, len(spec.levels)), np.float32)
-        means, spreads, shares, compared = [], [], [], []
+        means: list[Float32] = []
+        spreads: list[Float32] = []
+        shares: list[Float32] = []
+        compared: list[Float32 | None] = []
         steps_at = [probe - 1 for probe in spec.probes]
         for e, expert in enumerate(self.experts):
             if not expert.active:

@@ -241,7 +241,7 @@ class NetworkAdapted(NetworkExpert):
 
     def shared_state(self) -> State:
         """The regressions, their drift, and what is held."""
-        out = {"matrix": self._matrix.copy(), "right": self._right.copy(), "weights": self._weights.copy()}
+        out: State = {"matrix": self._matrix.copy(), "right": self._right.copy(), "weights": self._weights.copy()}
         for group, drift in enumerate(self._drift):
             out |= put(f"drift.{group}.", drift.state())
         return out
@@ -292,4 +292,5 @@ def mean_of(raw: Float32, levels: tuple[float, ...], whole: NDArray[np.bool_]) -
         beyond = np.maximum(raw[..., -1] - raw[..., -2], 0) / np.float32(np.log((1 - levels[-2]) / (1 - levels[-1])))
         excess = beyond
     total = total + (raw[..., -1] + excess) * (1 - p[-1])
-    return np.maximum(total + np.where(whole[:, None], np.float32(0.5), np.float32(0)), np.float32(0)).astype(np.float32)
+    mean: Float32 = np.maximum(total + np.where(whole[:, None], np.float32(0.5), np.float32(0)), np.float32(0)).astype(np.float32)
+    return mean

@@ -18,6 +18,8 @@ _MEMORY = 0.9  # a season
 _SHRINKAGE = 2.0
 _COMMON = 2.0  # seasons: what moves all items at once in one season does not average out over them
 _ITEMS = 10.0  # of a category, and of its busy ones, before it is half believed
+_LONG = 31  # buckets: the phases of longer seasons also tell of their neighbours
+_KERNEL = (1.0, 2 / 3, 1 / 3)  # what a phase, the next ones, the ones after tell
 _LARGEST = 50.0  # times the level
 CATEGORIES = 64
 """Rows that categories share."""
@@ -71,7 +73,7 @@ class Profile:
         phases: Ints = np.arange(bucket, bucket + count)
         out = np.ones((self.groups, count))
         for season in self.seasons:
-            part = self._sums[season][:, :, phases % season]
+            part = _smooth(self._sums[season])[:, :, phases % season]
             told = (part[0] + _SHRINKAGE * out) / (part[1] + _SHRINKAGE)
             out = out + self._trust(season, phases) * (told - out)
         return out.astype(np.float32)
@@ -88,13 +90,13 @@ class Profile:
         if self.seasons:
             season = self.seasons[-1]
             phases: Ints = np.arange(bucket, bucket + count)
-            part = self._sums[season][:, :, phases % season]
+            part = _smooth(self._sums[season])[:, :, phases % season]
             told = (part[0][:, None] + _ITEMS * out) / (part[1][:, None] + _ITEMS)
             out = out + self._trust(season, phases) * (told - out)
         return out.astype(np.float32)
 
     def _trust(self, season: int, buckets: Ints) -> Float64:
-        seen = self._seen[season][buckets % season]
+        seen = _smooth(self._seen[season])[buckets % season]
         return np.asarray(seen / (seen + _COMMON), dtype=np.float64)
 
     def overall(self) -> Float64:
@@ -115,6 +117,16 @@ class Profile:
         """Takes what state() gave."""
         self._sums = {season: np.array(state[f"profile.{season}"], dtype=np.float64) for season in self.seasons}
         self._seen = {season: np.array(state[f"profile_seen.{season}"], dtype=np.float64) for season in self.seasons}
+
+
+def _smooth(sums: Float64) -> Float64:
+    """The same with a long season's phases (the last axis) added to their neighbours', so that a week's chance is not taken for its season."""
+    if sums.shape[-1] <= _LONG:
+        return sums
+    out = sums.copy()
+    for distance, share in enumerate(_KERNEL[1:], start=1):
+        out += share * (np.roll(sums, distance, axis=-1) + np.roll(sums, -distance, axis=-1))
+    return out
 
 
 def category(window: Window) -> Ints | None:
