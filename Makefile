@@ -14,10 +14,10 @@ SECONDS ?= 600
 EVERY ?= 5
 SEED ?=
 
-.PHONY: help setup demo test chaos lint format types bench clean
+.PHONY: help setup demo test chaos lint format types bench orange-juice online-retail calibration clean
 
 help: ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 setup: $(VENV)/.installed ## .venv in this checkout, with the command nowcart in it
 
@@ -52,6 +52,16 @@ types: setup ## mypy --strict
 
 bench: setup ## throughput and latency on this machine, beside the limit measured in the same run
 	$(BIN)/nowcart bench $(ARGS)
+
+# The real shops' files: in NOWCART_TEST_DATA, else in ../shared/data. Hours with every method: make orange-juice ARGS="--models nowcart,lightgbm".
+orange-juice: setup ## backtest on 83 stores x 11 brands of orange juice, beside the published figures
+	$(BIN)/python -m benchmarks.orange_juice $(ARGS)
+
+online-retail: setup ## backtest on a gift shop's days, 46 % of them zero
+	$(BIN)/python -m benchmarks.online_retail $(ARGS)
+
+calibration: setup ## are the quantiles kept on both, by velocity and horizon, and after demand has doubled?
+	$(BIN)/python -m benchmarks.calibration $(ARGS)
 
 clean: ## what tools left behind; .venv and the demo's state as well
 	rm -rf $(VENV) .nowcart .kafka .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

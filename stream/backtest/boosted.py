@@ -131,7 +131,7 @@ class BoostedMape:
         params = {**_PARAMS, "seed": task.seed + 1, "num_threads": 1, "objective": "l1"}
         label, weight = (rows.y / level)[some], (level / np.where(rows.y > 0, rows.y, 1))[some]
         data = self._lightgbm.Dataset(rows.x[some], label, weight=weight, categorical_feature=features.categorical, params=params)
-        return self._lightgbm.train(params, data, 2 * TREES)
+        return self._lightgbm.train(params, data, TREES)
 
 
 ENDS = 6

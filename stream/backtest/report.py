@@ -60,7 +60,9 @@ def _html(figure: Any, name: str) -> str:
     from plotly.io import to_html
 
     return str(
-        to_html(figure, include_plotlyjs=False, full_html=False, div_id=f"plot-{name}", config={"displaylogo": False, "responsive": True})
+        to_html(
+            figure, include_plotlyjs=False, full_html=False, div_id=f"plot-{name}", config={"displayModeBar": False, "responsive": True}
+        )
     )
 
 
@@ -239,10 +241,10 @@ def _items(result: Backtest, outcome: Outcome, items: list[tuple[int, float]]) -
         return None
     data = result.data
     figure = make_subplots(
-        rows=len(items), cols=1, shared_xaxes=True, vertical_spacing=0.26 / (2 * len(items)),
+        rows=len(items), cols=1, shared_xaxes=True, vertical_spacing=0.36 / (len(items) + 1),
         subplot_titles=[f"{data.items[item]} · WQL {value:.3f}" for item, value in items],
     )  # fmt: skip
-    base = _figure(220 * len(items) + 60, hovermode="x unified").layout
+    base = _figure(240 * len(items) + 60, hovermode="x unified").layout
     figure.update_layout(base)
     begin = max(0, result.rounds[0].cut - _MOST_POINTS)
     end = result.rounds[-1].cut + result.task.horizon
@@ -275,7 +277,7 @@ def _bands(figure: Any, result: Backtest, outcome: Outcome, item: int, row: int,
     """The outermost and the innermost interval, and the median, of every round: what is known twice is drawn from the newer round."""
     levels = result.task.levels
     pairs = [(low, len(levels) - 1 - low) for low in range(len(levels) // 2)]
-    wanted = [pair for pair in pairs if abs(levels[pair[1]] - levels[pair[0]] - 0.8) < 0.11][:1] + pairs[-1:] if pairs else []
+    wanted = [min(pairs, key=lambda pair: abs(levels[pair[1]] - levels[pair[0]] - 0.8)), pairs[-1]] if pairs else []
     place = result.rounds[0].cut - begin
     length = len(x) - place
     curves: Floats = np.full((len(levels) + 1, length), np.nan)

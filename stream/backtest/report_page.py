@@ -14,8 +14,8 @@ main { max-width: 1080px; margin: 0 auto; padding: 24px 20px 64px } h1 { font-si
 h2 { font-size: 1.2rem; margin: 40px 0 6px } p { margin: 6px 0; max-width: 78ch } .soft { color: var(--soft) }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 18px; margin: 16px 0 }
 .card li { margin: 4px 0 } ul { padding-left: 20px; margin: 4px 0 } .wide { overflow-x: auto }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem }
-th, td { padding: 6px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap } th:first-child, td:first-child { text-align: left }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .86rem }
+th, td { padding: 6px 8px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap } th:first-child, td:first-child { text-align: left }
 thead th { color: var(--soft); font-weight: 600 } td.best { color: var(--good); font-weight: 700 }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 20px } @media (max-width: 820px) { .pair { grid-template-columns: 1fr } }
 .pair > div { min-width: 0 }
@@ -40,7 +40,7 @@ addEventListener('load', () => theme(dark.matches ? 'dark' : 'light'));
 _COLUMNS = (
     ("WQL", "wql", "{:.4f}", "low"),
     ("WAPE", "wape", "{:.3f}", "low"),
-    ("WAPE of the mean", "wape_mean", "{:.3f}", "low"),
+    ("WAPE, mean", "wape_mean", "{:.3f}", "low"),
     ("MAPE", "mape", "{:.3f}", "low"),
     ("MASE", "mase", "{:.3f}", "low"),
     ("RMSE", "rmse", "{:,.4g}", "low"),
@@ -51,7 +51,7 @@ _WORDS = (
     ("WQL, weighted quantile loss", "How far all the quantiles together were off, as a share of demand. The one number to compare methods by: it punishes both wrong "
      "forecasts and intervals that are too wide or too narrow. Lower is better."),
     ("WAPE", "Sum of absolute errors of the median forecast over the sum of demand: 0.3 means off by 30 % of what was sold."),
-    ("WAPE of the mean", "The same of the mean forecast."),
+    ("WAPE, mean", "The same of the mean forecast."),
     ("MAPE", "Average error in percent of each actual above zero, of the forecast that is best for this score. It favours forecasts that are too low."),
     ("MASE", "Average error over that of repeating the last season within the history: below 1 is better than repeating."),
     ("RMSE", "Root of the mean squared error of the mean forecast, in units; dominated by the largest sellers."),
@@ -84,8 +84,8 @@ def page(
         f'<div class="wide">{_table(models)}</div>',
         _notes(models),
         _section(
-            f"Is {escape(first)} really better?",
-            "The difference in WQL on the same forecasts, with an interval of 95 % that allows for errors which items and rounds have in common. Grey: could be chance.",
+            "How sure are the differences?",
+            f"{escape(first)}'s WQL less each other's on the same forecasts, with an interval of 95 % that allows for errors which items and rounds have in common. Grey: could be chance.",
             figures["paired"],
         ),
         _section(
@@ -180,7 +180,7 @@ def _table(models: Mapping[str, Any]) -> str:
     spans = next((list(one["coverage"]) for one in models.values() if one["coverage"]), [])
     span = min(spans, key=lambda name: abs(float(name) - 0.8), default=None)
     best = {key: _best([one[key] for one in models.values()], how) for _, key, _, how in _COLUMNS}
-    heads = [head for head, *_ in _COLUMNS] + ([f"inside the {float(span):.0%} interval"] if span else []) + ["seconds", "forecasts"]
+    heads = [head for head, *_ in _COLUMNS] + ([f"in {float(span):.0%} interval"] if span else []) + ["seconds", "forecasts"]
     rows = []
     for name, one in models.items():
         cells = []
