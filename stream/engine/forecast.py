@@ -22,6 +22,8 @@ from stream.engine.resolution import UNSEEN, Reach, Resolution, ResolutionSpec
 from stream.engine.time import Grid, Zone
 from stream.engine.windows import CHANNELS
 
+__all__ = ["AgreementError", "Columns", "Counters", "ForecastShard", "ForecastSpec", "ResolutionSpec", "SourceState"]
+
 _CHUNK = 4096
 """Items forecast at a time: bounds the memory of a tick, changes no result."""
 _MERGE_SEGMENTS = 64
