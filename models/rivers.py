@@ -49,6 +49,7 @@ if not _loaded:
     sys.modules[_HEAVY] = _Later(_HEAVY)
 try:
     from river import linear_model, optim, preprocessing, utils
+    from river.drift import ADWIN
 finally:
     if not _loaded:
         del sys.modules[_HEAVY]  # everybody else gets the real one
@@ -60,4 +61,4 @@ def time_series() -> ModuleType:
     return importlib.import_module("river.time_series")
 
 
-__all__ = ["linear_model", "optim", "preprocessing", "time_series", "utils"]
+__all__ = ["ADWIN", "linear_model", "optim", "preprocessing", "time_series", "utils"]

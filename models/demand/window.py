@@ -123,7 +123,7 @@ class Window:
         ahead = self.panel.closed + len(self.panel.steps) - 1
         if bucket > ahead or bucket <= ahead - len(ring):
             return np.full(capacity, np.nan, dtype=np.float32)
-        row = ring[bucket % len(ring)]
+        row: Float32 = ring[bucket % len(ring)]
         return np.repeat(row, capacity) if len(row) == 1 else row
 
     def calendar(self, step: int) -> Float32:

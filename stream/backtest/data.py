@@ -141,7 +141,8 @@ class View:
         self.seasons = data.seasons
         self.season = data.season
         self.first_step = data.first_step
-        self.static = data.static
+        self.static = _parts(data) | dict(data.static)
+        """A text for every item, by name: the static columns, and the parts of a key of several columns."""
         end, until = cut.end, cut.cut + cut.horizon
         self.end = end
         """Columns seen of the target; the next one is the first unseen."""
@@ -165,6 +166,12 @@ class View:
         with np.errstate(invalid="ignore"):
             self.whole = _frozen(~((self.y != np.floor(self.y)) & seen).any(axis=1))
         """bool[items], whole numbers only, as far as seen."""
+
+
+def _parts(data: Dataset) -> dict[str, tuple[str, ...]]:
+    if len(data.item_columns) < 2:
+        return {}
+    return {name: tuple(map(str, values)) for name, values in zip(data.item_columns, data.keys, strict=True)}
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:

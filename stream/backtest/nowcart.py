@@ -1,4 +1,8 @@
-"""The engine itself as a method: one shard is driven through the history as live, block by block, and its records are read at the cuts."""
+"""The engine itself as a method: trained, warmed up, refitted and asked in every round, on the road that runs live.
+
+In every round the network is trained on the history less its last part, the council and the calibration learn what it is worth on that part, then
+the network is fitted on everything before the cut; it keeps what they have learnt.
+"""
 
 from __future__ import annotations
 
@@ -6,92 +10,164 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from models.protocol import DemandSpec
+from models.demand.encoder import Layout, layout_of
+from models.demand.network import Member, Weights
+from models.train.fit import Examples
+from models.train.recorder import Recorder
+from models.train.trainer import Trainer
 from stream.backtest.data import Floats, View
+from stream.backtest.drive import Drive, State
 from stream.backtest.method import RoundForecast, Task, Tell
-from stream.engine.activity import Agreement, Block, Segment, Source
-from stream.engine.columns import MICRO, DemandColumns
-from stream.engine.forecast import ForecastShard, ForecastSpec, ResolutionSpec
-from stream.engine.time import DAY_MS, MINUTE_MS, Grid
-from stream.runners.forecast import probes
-from stream.tables import UserError
+from stream.engine.columns import DemandColumns
 
-_SOURCE = Source("backtest", 0)
+_HELD_OUT = 0.15
+_LEAST = 24
+"""Steps before which there is nothing to train a network on."""
 
 
 class Nowcart:
-    """The forecast engine with its present experts."""
+    """The forecast engine."""
 
     name = "nowcart"
-    note = "the engine, learning between rounds as live; a step without a row counts as the last known value"
+    note = "the engine on the road that runs live: network, council and calibration anew in every round"
+
+    def __init__(self, members: int = 3) -> None:
+        """
+        Args:
+            members: networks that are averaged.
+        """
+        self._members = members
 
     def run(self, views: Sequence[View], task: Task, tell: Tell) -> Iterator[RoundForecast]:
         """As the protocol says."""
-        shard, grid, first = _shard(views[-1], task)
-        done = 0
-        for view in views:
-            found: list[DemandColumns] = []
-            y = _filled(view)
-            for step in range(done, view.end):
-                found = [made for made in shard.step(_block(view, y, step, first, grid)) if isinstance(made, DemandColumns)]
-                tell(step / views[-1].end)
-            done = view.end
-            yield _forecast(view, task, found)
+        rounds = _Rounds(views, task, self._members, tell)
+        for number in range(len(views)):
+            yield rounds.forecast(number)
 
 
-def _shard(view: View, task: Task) -> tuple[ForecastShard, Grid, int]:
-    size = view.frequency.size
-    if size is None:
-        raise UserError(
-            f"nowcart forecasts buckets of 1m, 5m, 15m, 1h, 1d and 1w; --freq is {view.frequency.name}: leave nowcart out of --models"
+class _Rounds:
+    """What is carried from round to round: the untrained engine's way through the history, and its examples."""
+
+    def __init__(self, views: Sequence[View], task: Task, members: int, tell: Tell) -> None:
+        self.views, self.task, self.tell = views, task, tell
+        first = views[0]
+        layout = layout_of(
+            Drive(first, task, 1).spec,
+            {name: _is_price(values[:, : first.end]) for name, values in first.known.items()},
+            tuple(first.past),
+            tuple(first.static),
         )
-    grid = Grid(size, view.zone)
-    ahead = view.gap + task.horizon
-    totals = task.totals if view.gap == 0 else ()
-    spec = DemandSpec(size, ahead, view.seasons, task.levels, totals, probes(ahead))
-    longest = max(view.seasons, default=1)
-    agreement = Agreement(min(15 * MINUTE_MS, grid.size_ms), size, view.zone.name)
-    whole = ForecastSpec(
-        agreement=agreement,
-        zone=view.zone,
-        resolutions=(ResolutionSpec(spec, max(2 * longest, 2 * ahead, 28)),),
-        out_of_orderness_ms=0,
-        allowed_lateness_ms=0,
-        max_lead_ms=0,
-        forget_after_ms=100_000 * DAY_MS,
-        max_items=max(1, len(view.items)),
-        device=task.device,
-        model_version="backtest",
-    )
-    shard = ForecastShard(whole)
-    for _ in shard.step(Block(1, "roster", roster=[_SOURCE], agreement=agreement)):
-        pass
-    return shard, grid, view.frequency.grid_number(view.first_step, view.zone)
+        self.layout: Layout = layout
+        self.base = Drive(first, task, layout.lookback)
+        self.recorder = Recorder(layout, most=_most(layout), skip=min(12, first.end // 4))
+        self.base.forecaster.watch = self.recorder
+        self.trainer = Trainer(self.base.spec, layout, members=members, seed=task.seed)
+        self.live: Drive | None = None
+        self.work = 0.0
+        self.first_weights: Weights | None = None
+
+    def forecast(self, number: int) -> RoundForecast:
+        """One round."""
+        view = self.views[number]
+        seen = view.end - int(view.first[view.present].min()) if view.present.any() else 0
+        held_out = min(max(2 * self.task.horizon, int(np.ceil(_HELD_OUT * seen))), view.end)
+        train_end = view.end - held_out
+        if self.task.adapt and self.live is not None:
+            return self._go_on(number)
+        warm = Drive(view, self.task, self.layout.lookback)
+        warm.restore(self._base_state(view, train_end), train_end)
+        self._base_to(view, view.end)
+        trained = self._train(view, train_end, number)
+        if trained is not None:
+            warm.forecaster.load(trained)
+        warm.go(view, view.end - 1)
+        refitted = None if trained is None else self._refit(view, trained, number)
+        if refitted is not None:
+            warm.forecaster.load(refitted, keep=True)
+        found = warm.go(view, view.end)
+        self.live = warm
+        self.tell((number + 1) / len(self.views))
+        return _forecast(view, self.task, found)
+
+    def _go_on(self, number: int) -> RoundForecast:
+        """The last round's engine learns on, as live, and its network is fitted a little further."""
+        assert self.live is not None
+        view = self.views[number]
+        self._base_to(view, view.end)
+        self.live.go(view, view.end - 1)
+        if self.first_weights is not None and self.task.retrain == "always":
+            refitted = self._refit(view, self.first_weights, number)
+            if refitted is not None:
+                self.live.forecaster.load(refitted, keep=True)
+        found = self.live.go(view, view.end)
+        self.tell((number + 1) / len(self.views))
+        return _forecast(view, self.task, found)
+
+    def _base_to(self, view: View, until: int) -> None:
+        self.base.go(view, until, lambda step: self.tell(self._share(step)))
+
+    def _share(self, step: int) -> float:
+        return min(1.0, step / max(1, self.views[-1].end) * 0.1)
+
+    def _base_state(self, view: View, at: int) -> State:
+        """The untrained engine as it stood after a step: it stands before it, or is led there again."""
+        if self.base.done > at:
+            again = Drive(view, self.task, self.layout.lookback)
+            if self._kept is not None and self._kept[0] <= at:
+                again.restore(self._kept[1], self._kept[0])
+            again.go(view, at)
+            state = again.state()
+        else:
+            self._base_to(view, at)
+            state = self.base.state()
+        self._kept = (at, state)
+        return state
+
+    _kept: tuple[int, State] | None = None
+
+    def _train(self, view: View, train_end: int, number: int) -> Weights | None:
+        if self.task.retrain == "never" and self.first_weights is not None:
+            return self.first_weights
+        examples = self._examples(train_end)
+        if examples is None:
+            return None
+        self.first_weights = self.trainer.train(examples, f"round-{number + 1}", self._telling(number, 0.1, 0.7))
+        return self.first_weights
+
+    def _refit(self, view: View, trained: Weights, number: int) -> Weights | None:
+        if self.task.retrain == "never" and number > 0:
+            return trained
+        examples = self._examples(view.end)
+        return (
+            None
+            if examples is None
+            else self.trainer.refit(trained, examples, f"round-{number + 1}-refitted", self._telling(number, 0.7, 1.0))
+        )
+
+    def _examples(self, end: int) -> Examples | None:
+        if end < _LEAST:
+            return None
+        examples = self.recorder.examples(self.base.first + end - 1)
+        return examples if len(examples) >= 200 else None
+
+    def _telling(self, number: int, low: float, high: float):  # type: ignore[no-untyped-def]
+        def told(share: float) -> None:
+            self.tell((number + low + (high - low) * share) / len(self.views))
+
+        return told
 
 
-def _filled(view: View) -> Floats:
-    """float64[items, end], unknown steps as the last known value: blocks cannot say that nothing is known."""
-    place = np.where(np.isfinite(view.y), np.arange(view.end), 0)
-    np.maximum.accumulate(place, axis=1, out=place)
-    return np.asarray(np.nan_to_num(np.take_along_axis(view.y, place, axis=1)))
+def _is_price(values: Floats) -> bool:
+    """Whether a covariate is compared by ratios: always above zero, and not one of a few small whole numbers."""
+    known = values[np.isfinite(values)]
+    if not len(known) or float(known.min()) <= 0:
+        return False
+    return bool((known != np.floor(known)).any() or float(known.max()) > 20)
 
 
-def _block(view: View, y: Floats, step: int, first: int, grid: Grid) -> Block:
-    """A row for every item that is there, those without demand too: so each is forecast at each tick."""
-    there = np.flatnonzero(view.first <= step)
-    if not len(there):
-        return Block(1, "rows", _SOURCE, first + step + 1, [])
-    units = np.rint(y[there, step] * MICRO).astype("<i8")
-    grain = grid.start_of(first + step) // min(15 * MINUTE_MS, grid.size_ms)
-    columns = {
-        "item": np.arange(len(there), dtype="<u4").tobytes(),
-        "grain": np.full(len(there), grain, "<i8").tobytes(),
-        "units": units.tobytes(),
-        "lines": (units > 0).astype("<i8").tobytes(),
-        "fractions": (units % MICRO != 0).astype("<i8").tobytes(),
-    }
-    segment = Segment(first + step, [str(row) for row in there.tolist()], columns)
-    return Block(1, "rows", _SOURCE, first + step + 1, [segment])
+def _most(layout: Layout) -> int:
+    """Rows that are kept: 600 MB of them."""
+    return int(np.clip(600e6 / (4 * (layout.width + 3 * layout.horizon)), 20_000, 400_000))
 
 
 def _forecast(view: View, task: Task, found: Sequence[DemandColumns]) -> RoundForecast:
@@ -118,3 +194,6 @@ def _forecast(view: View, task: Task, found: Sequence[DemandColumns]) -> RoundFo
     for values in blank:
         values[~view.present] = np.nan
     return RoundForecast(view.round.number, mean, quantiles, totals, weights=weights)
+
+
+__all__ = ["Member", "Nowcart"]

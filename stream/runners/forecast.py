@@ -26,6 +26,20 @@ from stream.runners.stage import Shard, Step, Stopwatch
 logger = logging.getLogger("nowcart.forecast")
 
 _BLOCKS_A_STEP = 64
+EXPERTS = (
+    "seasonal_naive",
+    "ewma",
+    "tsb",
+    "empirical",
+    "decomposition",
+    "elasticity",
+    "river",
+    "global",
+    "network",
+    "network_counts",
+    "network_adapted",
+)
+"""The experts that run live, and in backtests."""
 
 
 class ForecastObserver(Protocol):
@@ -59,6 +73,7 @@ def resolution(bucket: Bucket, config: Config) -> ResolutionSpec:
         totals=tuple(steps for steps in demand.totals if steps <= bucket.horizon),
         probes=probes(bucket.horizon),
         river_items=-(-config.models.river_items // config.activity.partitions),
+        experts=EXPERTS,
     )
     longest = max(bucket.seasons, default=0)
     return ResolutionSpec(spec, bucket.history or max(2 * longest, 2 * bucket.horizon, 28))
