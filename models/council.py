@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from models.protocol import Float32, Float64, State
 
-_MEMORY = 0.995  # of regrets, a scored tick: shops change
-_CAUTION = 0.15  # of the theory's learning rates: mixtures are better than winners that win by little
+_MEMORY = float(__import__("os").environ.get("MEM", "0.995"))  # of regrets, a scored tick: shops change
+_CAUTION = float(
+    __import__("os").environ.get("CAU", "0.15")
+)  # of the theory's learning rates: mixtures are better than winners that win by little
 _FLOOR = 0.01  # no expert is ever silenced for good
 _BORROWED = 30.0  # scored items that the pooled weights are worth to a class
 
@@ -49,13 +51,13 @@ class Council:
         self._allowed: NDArray[np.bool_] = np.vstack([allowed, np.any(allowed, axis=0, keepdims=True)])  # the pooled row comes last
 
     def reset(self, expert: int) -> None:
-        """An expert is another from here on: it counts as much as the mixture did.
+        """An expert is another from here on: it begins with the best's standing, and has to earn it.
 
         Args:
             expert: its place.
         """
         others = np.delete(np.arange(self.experts), expert)
-        self._loss[:, :, expert] = 0.0
+        self._loss[:, :, expert] = self._loss[:, :, others].min(axis=2) if len(others) else 0.0
         for values in (self._square, self._range):
             values[:, :, expert] = values[:, :, others].max(axis=2) if len(others) else 0.0
 

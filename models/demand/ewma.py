@@ -48,7 +48,7 @@ class EWMA(Expert):
             self.slots.add(f"was_{name}", np.float32)
         self.slots.add("own", np.float32, np.nan, (max(self._own, 1),))
         self.slots.add("was_own", np.float32, np.nan)
-        self._profile = Profile(spec.seasons)
+        self._profile = Profile(spec.seasons, cautious=False)  # measured: no better with caution, and snapshots stay what they were
 
     @property
     def lookback(self) -> int:

@@ -218,8 +218,8 @@ def _nothing_while_shut(method: Callable[..., Any]) -> Callable[..., Any]:
     """The method, with zeros at the steps (the last axis) at which the shop is shut."""
 
     @wraps(method)
-    def opened(self: Expert, window: Window, horizon: int, *more: Any) -> Float32 | None:
-        found: Float32 | None = method(self, window, horizon, *more)
+    def opened(self: Expert, window: Window, horizon: int, *more: Any, **named: Any) -> Float32 | None:
+        found: Float32 | None = method(self, window, horizon, *more, **named)
         if found is not None:
             for step in range(horizon):
                 if window.shut(window.closed + 1 + step):

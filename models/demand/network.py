@@ -62,7 +62,8 @@ class Member(nn.Module):
         self.known = nn.Linear(layout.step, shape.step, bias=False)
         self.third = nn.Linear(shape.step, shape.step)
         self.out = nn.Linear(shape.step, levels + 2)
-        self.drop = nn.Dropout(_DROPOUT)
+        self.noise: torch.Generator | None = None
+        """Of dropout, while it is trained: a generator of its own, so that members can be trained side by side."""
         with torch.no_grad():
             self.out.weight.mul_(0.1)
             self.out.bias.zero_()
@@ -80,13 +81,19 @@ class Member(nn.Module):
         steps = (steps - self.mean[layout.own :]) * self.inverse[layout.own :]
         own, steps = own.clamp(-6, 6), steps.clamp(-6, 6)
         embedded = [table(rows[:, index].long() % _BUCKETS) for index, table in enumerate(self.embeddings)]
-        item = self.drop(torch.relu(self.first(torch.cat([own, *embedded], 1))))
-        item = self.drop(torch.relu(self.second(item)))  # [n, hidden]
+        item = self._drop(torch.relu(self.first(torch.cat([own, *embedded], 1))))
+        item = self._drop(torch.relu(self.second(item)))  # [n, hidden]
         joined = self.join(torch.cat([item, *embedded], 1))[:, None] + self.known(steps)  # [n, horizon, step]
-        hidden = self.drop(torch.relu(joined))
+        hidden = self._drop(torch.relu(joined))
         hidden = torch.relu(self.third(hidden))
         out = self.out(hidden)
         return torch.cat([_ascending(out[..., : self.levels]), out[..., self.levels :]], -1)
+
+    def _drop(self, values: torch.Tensor) -> torch.Tensor:
+        if self.noise is None or not self.training:
+            return values
+        kept = torch.empty_like(values).bernoulli_(1 - _DROPOUT, generator=self.noise)
+        return values * kept / (1 - _DROPOUT)
 
 
 def _ascending(raw: torch.Tensor) -> torch.Tensor:
@@ -129,7 +136,7 @@ class Network:
         members = [copy.deepcopy(member).to(device).eval() for member in weights.members]
 
         def averaged(rows: torch.Tensor) -> torch.Tensor:
-            total = members[0](rows)
+            total: torch.Tensor = members[0](rows)
             for member in members[1:]:
                 total = total + member(rows)
             return (total / len(members)).reshape(len(rows), -1)
@@ -149,4 +156,5 @@ class Network:
             encoded = self.encoder.encode(window)
             out = self._tiles(encoded.rows).reshape(len(window), self.horizon, self.outputs)
             known = window.shared["network"] = (out, encoded.scale)
-        return known
+        found: tuple[Float32, Float32] = known
+        return found

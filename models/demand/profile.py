@@ -28,13 +28,15 @@ CATEGORIES = 64
 class Profile:
     """Factors on an item's level, by season, group (a velocity class, unless told otherwise) and phase."""
 
-    def __init__(self, seasons: tuple[int, ...], groups: int = CLASSES) -> None:
+    def __init__(self, seasons: tuple[int, ...], groups: int = CLASSES, cautious: bool = True) -> None:
         """Starts flat.
 
         Args:
             seasons: lengths in buckets, possibly none.
             groups: how many groups of items there are.
+            cautious: trust a profile by the number of seasons seen, and a long season's phases together with their neighbours.
         """
+        self.cautious = cautious
         self.seasons = sorted(set(seasons))
         self.groups = groups
         # Per season and group and phase: sums of units and of level, both relative to the level.
@@ -59,7 +61,8 @@ class Profile:
         for season, sums in self._sums.items():
             phase = window.closed % season
             sums[:, :, phase] *= _MEMORY
-            self._seen[season][phase] = self._seen[season][phase] * _MEMORY + 1
+            if self.cautious:
+                self._seen[season][phase] = self._seen[season][phase] * _MEMORY + 1
             sums[0, :, phase] += told
             sums[1, :, phase] += worth
 
@@ -73,7 +76,7 @@ class Profile:
         phases: Ints = np.arange(bucket, bucket + count)
         out = np.ones((self.groups, count))
         for season in self.seasons:
-            part = _smooth(self._sums[season])[:, :, phases % season]
+            part = self._smooth(self._sums[season])[:, :, phases % season]
             told = (part[0] + _SHRINKAGE * out) / (part[1] + _SHRINKAGE)
             out = out + self._trust(season, phases) * (told - out)
         return out.astype(np.float32)
@@ -90,14 +93,25 @@ class Profile:
         if self.seasons:
             season = self.seasons[-1]
             phases: Ints = np.arange(bucket, bucket + count)
-            part = _smooth(self._sums[season])[:, :, phases % season]
+            part = self._smooth(self._sums[season])[:, :, phases % season]
             told = (part[0][:, None] + _ITEMS * out) / (part[1][:, None] + _ITEMS)
             out = out + self._trust(season, phases) * (told - out)
         return out.astype(np.float32)
 
     def _trust(self, season: int, buckets: Ints) -> Float64:
-        seen = _smooth(self._seen[season])[buckets % season]
+        if not self.cautious:
+            return np.ones(len(buckets))
+        seen = self._smooth(self._seen[season])[buckets % season]
         return np.asarray(seen / (seen + _COMMON), dtype=np.float64)
+
+    def _smooth(self, sums: Float64) -> Float64:
+        """The same with a long season's phases (the last axis) added to their neighbours', so that a week's chance is not taken for its season."""
+        if not self.cautious or sums.shape[-1] <= _LONG:
+            return sums
+        out = sums.copy()
+        for distance, share in enumerate(_KERNEL[1:], start=1):
+            out += share * (np.roll(sums, distance, axis=-1) + np.roll(sums, -distance, axis=-1))
+        return out
 
     def overall(self) -> Float64:
         """float64[shortest season], factors of its phases over all groups; [1] without seasons."""
@@ -111,22 +125,13 @@ class Profile:
     def state(self) -> State:
         """The sums."""
         sums: State = {f"profile.{season}": sums.copy() for season, sums in self._sums.items()}
-        return sums | {f"profile_seen.{season}": seen.copy() for season, seen in self._seen.items()}
+        return sums if not self.cautious else sums | {f"profile_seen.{season}": seen.copy() for season, seen in self._seen.items()}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Takes what state() gave."""
         self._sums = {season: np.array(state[f"profile.{season}"], dtype=np.float64) for season in self.seasons}
-        self._seen = {season: np.array(state[f"profile_seen.{season}"], dtype=np.float64) for season in self.seasons}
-
-
-def _smooth(sums: Float64) -> Float64:
-    """The same with a long season's phases (the last axis) added to their neighbours', so that a week's chance is not taken for its season."""
-    if sums.shape[-1] <= _LONG:
-        return sums
-    out = sums.copy()
-    for distance, share in enumerate(_KERNEL[1:], start=1):
-        out += share * (np.roll(sums, distance, axis=-1) + np.roll(sums, -distance, axis=-1))
-    return out
+        if self.cautious:
+            self._seen = {season: np.array(state[f"profile_seen.{season}"], dtype=np.float64) for season in self.seasons}
 
 
 def category(window: Window) -> Ints | None:

@@ -86,8 +86,8 @@ def fit(
     Returns:
         The loss over the last epoch.
     """
-    torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
+    member.noise = torch.Generator().manual_seed(seed + 1)
     layout = member.layout
     if fresh:
         standardise(member, examples, layout)
@@ -131,6 +131,7 @@ def fit(
     with torch.no_grad():
         for name, value in member.named_parameters():
             value.copy_(averaged[name])
+    member.noise = None
     member.eval()
     return loss_sum / count
 

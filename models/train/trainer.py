@@ -1,9 +1,9 @@
-"""Trains the global network from examples: several members, early stopping on the newest issues, and refits that go on from there."""
+"""Trains the global network from examples: several members, side by side."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from models.demand.encoder import Layout
@@ -14,7 +14,7 @@ from models.train.fit import Examples, Recipe, fit, members
 _STEPS = 1000
 """Batches of a full training; fewer where there is little to learn from."""
 _EPOCHS = 16
-_REFIT = 0.3
+_SIDE_BY_SIDE = 2
 
 
 class Trainer:
@@ -51,7 +51,7 @@ class Trainer:
         return float(max(span / 2.5, longest / 2))
 
     def train(self, examples: Examples, version: str, tell: Callable[[float], None] | None = None) -> Weights:
-        """Fresh networks.
+        """Fresh networks, two at a time.
 
         Args:
             examples: what is learnt from.
@@ -60,26 +60,15 @@ class Trainer:
         """
         made = members(self.layout, self.spec.levels, self.shape, self.seed)
         recipe = self.recipe(examples)
-        for number, member in enumerate(made):
-            fit(member, examples, self.spec.levels, recipe, self.seed + number)
+        done = 0
+
+        def one(number: int) -> None:
+            nonlocal done
+            fit(made[number], examples, self.spec.levels, recipe, self.seed + number)
+            done += 1
             if tell is not None:
-                tell((number + 1) / len(made))
+                tell(done / len(made))
+
+        with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+            list(pool.map(one, range(len(made))))
         return Weights(version, self.spec.size, self.layout, self.spec.levels, tuple(made))
-
-    def refit(self, weights: Weights, examples: Examples, version: str, tell: Callable[[float], None] | None = None) -> Weights:
-        """The same networks, fitted on with newer examples.
-
-        Args:
-            weights: not changed.
-            examples: old ones and new.
-            version: of the new weights.
-            tell: told which share is done.
-        """
-        made = [copy.deepcopy(member) for member in weights.members]
-        whole = self.recipe(examples)
-        recipe = replace(whole, epochs=max(1, round(whole.epochs * _REFIT)), rate=whole.rate * 0.35)
-        for number, member in enumerate(made):
-            fit(member, examples, self.spec.levels, recipe, self.seed + 100 + number, fresh=False)
-            if tell is not None:
-                tell((number + 1) / len(made))
-        return replace(weights, version=version, members=tuple(made))

@@ -21,6 +21,8 @@ from stream.backtest.method import RoundForecast, Task, Tell
 from stream.engine.columns import DemandColumns
 
 _HELD_OUT = 0.15
+_STALE = 0.1
+"""By so much may the history have grown since the network was trained that the council learns by."""
 _LEAST = 24
 """Steps before which there is nothing to train a network on."""
 
@@ -31,7 +33,7 @@ class Nowcart:
     name = "nowcart"
     note = "the engine on the road that runs live: network, council and calibration anew in every round"
 
-    def __init__(self, members: int = 3) -> None:
+    def __init__(self, members: int = 4) -> None:
         """
         Args:
             members: networks that are averaged.
@@ -126,23 +128,31 @@ class _Rounds:
     _kept: tuple[int, State] | None = None
 
     def _train(self, view: View, train_end: int, number: int) -> Weights | None:
-        if self.task.retrain == "never" and self.first_weights is not None:
+        """The network that the council and the calibration learn by. It saw nothing after `train_end`; one that saw nearly as much serves again."""
+        if self.first_weights is not None and (self.task.retrain == "never" or train_end < self._trained_to * (1 + _STALE)):
             return self.first_weights
         examples = self._examples(train_end)
         if examples is None:
             return None
-        self.first_weights = self.trainer.train(examples, f"round-{number + 1}", self._telling(number, 0.1, 0.7))
+        self.first_weights, self._trained_to = (
+            self.trainer.train(examples, f"round-{number + 1}", self._telling(number, 0.1, 0.5)),
+            train_end,
+        )
         return self.first_weights
 
+    _trained_to = 0
+
     def _refit(self, view: View, trained: Weights, number: int) -> Weights | None:
+        """The same, of everything before the cut."""
         if self.task.retrain == "never" and number > 0:
-            return trained
+            return self.refitted
         examples = self._examples(view.end)
-        return (
-            None
-            if examples is None
-            else self.trainer.refit(trained, examples, f"round-{number + 1}-refitted", self._telling(number, 0.7, 1.0))
+        self.refitted = (
+            trained if examples is None else self.trainer.train(examples, f"round-{number + 1}-refitted", self._telling(number, 0.5, 1.0))
         )
+        return self.refitted
+
+    refitted: Weights | None = None
 
     def _examples(self, end: int) -> Examples | None:
         if end < _LEAST:
