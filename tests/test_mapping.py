@@ -638,8 +638,8 @@ def test_the_future_is_measured_by_the_messages_own_stamp() -> None:
 @example(["nan", "2"])
 @example([100_000_000_000, 100_000_000_001, 2**64, -(2**64)])
 def test_money_is_rounded_once_and_right(prices: list[Any]) -> None:
-    source = Source("offers", "offers", "offers", {"time": "t", "item": "i", "price": "p"})
-    values: list[bytes | None] = [json.dumps({"t": 1_500_000_000_000, "i": 1, "p": price}).encode() for price in prices]
+    source = Source("orders", "orders", "orders", {"time": "t", "item": "i", "price": "p", "quantity": "q"})
+    values: list[bytes | None] = [json.dumps({"t": 1_500_000_000_000, "i": 1, "p": price, "q": 1}).encode() for price in prices]
     decoded = decoder(source).decode(batch(values))
     expected, reasons = [], []
     for price in prices:

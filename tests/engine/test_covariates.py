@@ -308,9 +308,9 @@ def both(drawn: list[tuple[int, str, str, int, int | None, int]], cuts: list[int
     offers, signals = [], []
     for at, item, what, starts, length, value in drawn:
         begin = BASE + (at + starts) * MINUTE
-        message: dict[str, object] = {"time": BASE + at * MINUTE, "starts": begin} | (
-            {} if length is None else {"ends": begin + length * MINUTE}
-        )
+        message: dict[str, object] = {"time": BASE + at * MINUTE, "starts": begin}
+        if length is not None:
+            message["ends"] = begin + length * MINUTE
         if what in ("closed", "rain"):
             signals.append(message | {"name": what} | ({"value": value} if value else {"category": item}))
         else:
