@@ -489,8 +489,8 @@ def _compared(value: Float32, other: Float32, price: bool) -> Float32:
     if price:
         there = (value > 0) & (other > 0)
         ratio = np.log(np.where(there, value, np.float32(1)) / np.where(there, other, np.float32(1)))
-        return np.clip(np.float32(3) * ratio, -6, 6).astype(np.float32)
-    return np.clip(value - other, -10, 10).astype(np.float32)
+        return np.asarray(np.clip(np.float32(3) * ratio, -6, 6), dtype=np.float32)
+    return np.asarray(np.clip(value - other, -10, 10), dtype=np.float32)
 
 
 def _means(codes: Ints, values: Float32) -> tuple[Ints, Float32]:

@@ -104,11 +104,12 @@ class Expert(ABC):
         """bool[n], the items of which the expert has an opinion of its own; all by default."""
         return np.ones(len(window), dtype=np.bool_)
 
-    def load(self, weights: Weights | None) -> bool:
+    def load(self, weights: Weights | None, keep: bool = False) -> bool:
         """Takes weights that were trained elsewhere; True if there were some for it.
 
         Args:
             weights: None: it has none any more.
+            keep: the same weights, fitted a little further: what was learnt of them holds.
         """
         return False
 

@@ -135,7 +135,7 @@ class DemandForecaster:
             keep: the same network, fitted a little further: what the council and the calibration have learnt of it still holds.
         """
         for place, expert in enumerate(self.experts):
-            if expert.load(weights) and not keep:
+            if expert.load(weights, keep) and not keep:
                 self._council.reset(place)
         self._council.allow(self._allowed())
 

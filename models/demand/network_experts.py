@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.conformal import reached
 from models.counts import counts
-from models.demand.encoder import from_scale, layout_of, to_scale
+from models.demand.encoder import from_scale, layout_of
 from models.demand.expert import Expert
 from models.demand.network import Network, Weights
 from models.demand.window import CLASSES, Window, classify
@@ -24,11 +25,12 @@ from models.protocol import DemandSpec, Float32, Float64, Ints, State
 _NEVER = np.iinfo(np.int32).min
 _COLUMNS = 4  # one, the item's bias, its trend, the network's median
 _GRID = 2.0**10
+_LEVELS = (0.25, 0.5, 0.75, 0.9)
 _RIDGE = 400.0
 _MEMORY, _HASTE = 0.99, 0.93
 """Of the ridge sums, a tick: usually, and for a while after drift."""
 _ITEM_GAIN = np.float32(0.1)
-_LARGEST = np.float32(2.0)
+_LARGEST = np.float32(0.7)
 
 
 class NetworkExpert(Expert):
@@ -47,11 +49,12 @@ class NetworkExpert(Expert):
         super().__init__(spec, device)
         self._network: Network | None = None
 
-    def load(self, weights: Weights | None) -> bool:
+    def load(self, weights: Weights | None, keep: bool = False) -> bool:
         """Takes a network that was trained for this bucket size; those for others pass by.
 
         Args:
             weights: None: falls silent.
+            keep: what was learnt of the weights before holds.
 
         Raises:
             ValueError: trained for other levels, or for a shorter horizon.
@@ -143,6 +146,7 @@ class NetworkAdapted(NetworkExpert):
         groups = len(spec.probes)
         for group, probe in enumerate(spec.probes):
             self._held.add(f"features.{group}", np.float16, 0, (probe, _COLUMNS - 1))
+            self._held.add(f"said.{group}", np.float16, 0, (probe, len(_LEVELS)))
             self._held.add(f"scale.{group}", np.float32, 0, (probe,))
             self._held.add(f"issue.{group}", np.int32, _NEVER, (probe,))
             self._held.add(f"bias.{group}", np.float32)
@@ -150,11 +154,14 @@ class NetworkAdapted(NetworkExpert):
         self._right: Float64 = np.zeros((groups, CLASSES, _COLUMNS))
         self._weights: Float64 = np.zeros((groups, CLASSES, _COLUMNS))
         self._drift = [Drift() for _ in spec.probes]
+        self._compared = [int(np.argmin(np.abs(np.array(spec.levels) - p))) for p in _LEVELS]
 
-    def load(self, weights: Weights | None) -> bool:
+    def load(self, weights: Weights | None, keep: bool = False) -> bool:
         """As every network's; what was learnt about other weights is forgotten."""
         if not super().load(weights):
             return False
+        if keep:
+            return True
         self._matrix[:], self._right[:], self._weights[:] = 0, 0, 0
         self._held.forget(np.arange(self._held.capacity))
         self._drift = [Drift() for _ in self.spec.probes]
@@ -203,6 +210,8 @@ class NetworkAdapted(NetworkExpert):
         for group, probe in enumerate(self.spec.probes):
             row = window.closed % probe
             features = self._features(window, out, scale, group)
+            for column, place in enumerate(self._compared):
+                self._held[f"said.{group}"][row, column, window.slots] = out[:, probe - 1, place].astype(np.float16)
             for column, values in enumerate(features[1:]):
                 self._held[f"features.{group}"][row, column, window.slots] = values.astype(np.float16)
             self._held[f"scale.{group}"][row, window.slots] = scale
@@ -219,9 +228,15 @@ class NetworkAdapted(NetworkExpert):
         held = np.asarray(self._held[f"features.{group}"][row][:, slots], dtype=np.float32)
         y = window.row(window.closed)[mine]
         whole = window.whole[mine]
-        # A count stands for the middle of what it may stand for.
-        error = to_scale(np.where(whole, y - np.float32(0.5), y), scale) - held[-1]
-        error = np.clip(error, -_LARGEST, _LARGEST)
+        # By how much all quantiles have to move together: how far each was from being kept, in proportion to its size (that is the gradient
+        # of the pinball loss), times two, about one over the density. Not the distance to the median: its mean is not zero where demand is skewed.
+        quantiles = np.asarray(self._held[f"said.{group}"][row][:, slots], dtype=np.float32)
+        error, size = np.zeros(len(mine), np.float32), np.zeros(len(mine), np.float32)
+        for values, place in zip(quantiles, self._compared, strict=True):
+            said = from_scale(values, scale)
+            error += (said + np.float32(1)) * (np.float32(self.spec.levels[place]) - reached(said, y, whole))
+            size += said + np.float32(1)
+        error = np.float32(2) * error / np.maximum(size, np.float32(1e-6))
         bias = self._held.f32(f"bias.{group}")
         bias[slots] = bias[slots] + _ITEM_GAIN * (error - bias[slots])
         classes = classify(scale, whole)
@@ -272,7 +287,7 @@ def as_units(values: Float32, scale: Float32, whole: NDArray[np.bool_]) -> Float
         whole: bool[n].
     """
     units = from_scale(values, scale[:, None, None])
-    return units if whole.all() else np.where(whole[:, None, None], units, np.maximum(units, np.float32(0)))
+    return units if whole.all() else np.asarray(np.where(whole[:, None, None], units, np.maximum(units, np.float32(0))), dtype=np.float32)
 
 
 def mean_of(raw: Float32, levels: tuple[float, ...], whole: NDArray[np.bool_]) -> Float32:
