@@ -55,7 +55,11 @@ def test_what_is_written_agrees_with_itself(shop: Path, tmp_path: Path, capsys: 
         assert name in printed
         assert f"{found['wql']:.4f}" in printed
     assert scores["models"]["zeros"]["wape"] == 1.0
-    assert [(pair["model"], pair["against"]) for pair in scores["paired"]] == [(models[0], models[1]), (models[0], models[2]), (models[1], models[2])]
+    assert [(pair["model"], pair["against"]) for pair in scores["paired"]] == [
+        (models[0], models[1]),
+        (models[0], models[2]),
+        (models[1], models[2]),
+    ]
     page = out["html"].read_text()
     assert "<script src" not in page, "self-contained"
     assert "Plotly" in page
