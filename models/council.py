@@ -1,12 +1,14 @@
-"""The council: how much each expert counts, per item class and horizon group, and how wide their mixture has to be.
+"""The council: how much each expert counts, per item class and horizon group.
 
 Weights follow the Bernstein online aggregation (Wintenberger, Optimal learning with Bernstein online aggregation, 2017):
 second-order regrets with a learning rate for each expert, on losses that are known only when a forecast's bucket has closed.
+The losses are those that the gradient at the mixture makes of the experts' quantiles (the gradient trick of the same paper), so that what
+is sought is the best mixture, not the best expert.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +19,6 @@ _MEMORY = 0.995  # of regrets, a scored tick: shops change
 _CAUTION = 0.15  # of the theory's learning rates: mixtures are better than winners that win by little
 _FLOOR = 0.01  # no expert is ever silenced for good
 _BORROWED = 30.0  # scored items that the pooled weights are worth to a class
-_CALIBRATION_MEMORY = 0.97
-_CALIBRATION_GAIN = 0.06
-_CALIBRATION_ITEMS = 50.0
-_WIDEST = np.log(6.0)
 
 
 class Council:
@@ -35,12 +33,31 @@ class Council:
             allowed: bool[classes, experts], which experts have forecasts for a class at all.
         """
         self.groups, self.classes, self.experts = groups, classes, allowed.shape[1]
-        self._allowed: NDArray[np.bool_] = np.vstack([allowed, np.any(allowed, axis=0, keepdims=True)])  # the pooled row comes last
+        self.allow(allowed)
         shape = (groups, classes + 1, self.experts)
         self._loss: Float64 = np.zeros(shape)
         self._square: Float64 = np.zeros(shape)
         self._range: Float64 = np.zeros(shape)
         self._items: Float64 = np.zeros((groups, classes + 1))
+
+    def allow(self, allowed: NDArray[np.bool_]) -> None:
+        """Says anew which experts have forecasts; one that comes back does so as it left.
+
+        Args:
+            allowed: bool[classes, experts], at least one expert a class.
+        """
+        self._allowed: NDArray[np.bool_] = np.vstack([allowed, np.any(allowed, axis=0, keepdims=True)])  # the pooled row comes last
+
+    def reset(self, expert: int) -> None:
+        """An expert is another from here on: it counts as much as the mixture did.
+
+        Args:
+            expert: its place.
+        """
+        others = np.delete(np.arange(self.experts), expert)
+        self._loss[:, :, expert] = 0.0
+        for values in (self._square, self._range):
+            values[:, :, expert] = values[:, :, others].max(axis=2) if len(others) else 0.0
 
     def update(self, group: int, losses: Float64, items: Float64) -> None:
         """Takes what the experts lost at a tick.
@@ -50,12 +67,13 @@ class Council:
             losses: float64[classes, experts], sums over the class's items of losses divided by the item's scale.
             items: float64[classes], how many were scored.
         """
+        played = self.weights()[:, group].T.astype(np.float64)  # [classes, experts]
         raw = self._raw()[group]
         total = np.zeros(self.experts)
         count = np.zeros(self.experts)
         for row in range(self.classes):
             if items[row] > 0:
-                self._step(group, row, losses[row] / items[row], raw[row], self._allowed[row], items[row])
+                self._step(group, row, losses[row] / items[row], played[row], self._allowed[row], items[row])
                 total = total + np.where(self._allowed[row], losses[row], 0.0)
                 count = count + np.where(self._allowed[row], items[row], 0.0)
         seen = count > 0
@@ -85,8 +103,8 @@ class Council:
         powers = rates * np.exp(exponent - exponent.max(axis=2, keepdims=True))
         return np.asarray(powers / powers.sum(axis=2, keepdims=True), dtype=np.float64)
 
-    def _step(self, group: int, row: int, losses: Float64, raw: Float64, known: NDArray[np.bool_], items: float) -> None:
-        share = np.where(known, raw, 0.0)
+    def _step(self, group: int, row: int, losses: Float64, played: Float64, known: NDArray[np.bool_], items: float) -> None:
+        share = np.where(known, played, 0.0)
         share = share / share.sum()
         mixed = 0.0
         for weight, loss in zip(share, losses, strict=True):  # one after the other: a dot product may round by place
@@ -110,75 +128,3 @@ class Council:
             raise ValueError(f"council state must be {list(shapes)}; got {list(state['loss'].shape)}: rebuild the state")
         self._loss, self._square = np.array(state["loss"], np.float64), np.array(state["square"], np.float64)
         self._range, self._items = np.array(state["range"], np.float64), np.array(state["items"], np.float64)
-
-
-class Calibration:
-    """A factor on the dispersion for each horizon group and class, moved by how often the council's quantiles were kept.
-
-    Of counts, level p is kept when share(y < q) <= p <= share(y <= q): within that, nothing moves.
-    """
-
-    def __init__(self, groups: int, classes: int, levels: Sequence[float]) -> None:
-        """Starts with factors of one.
-
-        Args:
-            groups: horizon groups.
-            classes: item classes.
-            levels: ascending.
-        """
-        self.levels = np.array(levels)
-        self._below: Float64 = np.zeros((groups, classes, len(levels)))
-        self._within: Float64 = np.zeros((groups, classes, len(levels)))
-        self._items: Float64 = np.zeros((groups, classes))
-        self._log: Float64 = np.zeros((groups, classes))
-        self._noise = np.sqrt(self.levels * (1 - self.levels))
-
-    def update(self, group: int, below: Float64, within: Float64, items: Float64, rises: Float64) -> None:
-        """Takes how often the levels were kept at a tick.
-
-        Args:
-            group: horizon group.
-            below: float64[classes, levels], items with y < q.
-            within: float64[classes, levels], items with y <= q.
-            items: float64[classes].
-            rises: float64[classes, levels], in -1 … 1, how the class's quantiles move when the dispersion grows. Not simply up above the
-                median: the wider a distribution of rare demand, the more of it is zero, and its 90 % quantile falls.
-        """
-        scored = items > 0
-        fade = np.where(scored, _CALIBRATION_MEMORY, 1.0)
-        self._below[group] = self._below[group] * fade[:, None] + below
-        self._within[group] = self._within[group] * fade[:, None] + within
-        self._items[group] = self._items[group] * fade + items
-        n = np.maximum(self._items[group], 1.0)[:, None]
-        low, high = self._below[group] / n, self._within[group] / n
-        # Positive: the quantile stands too low.
-        error = np.maximum(self.levels - high, 0.0) - np.maximum(low - self.levels, 0.0)
-        pull = np.zeros(len(n))
-        for level, noise in enumerate(self._noise):
-            pull += error[:, level] * rises[:, level] / noise
-        trust = self._items[group] / (self._items[group] + _CALIBRATION_ITEMS)
-        moved = self._log[group] + np.where(scored, _CALIBRATION_GAIN * trust * np.clip(pull, -1.0, 1.0), 0.0)
-        self._log[group] = np.clip(moved, -_WIDEST, _WIDEST)
-
-    def factors(self) -> Float32:
-        """float32[groups, classes], to multiply dispersions with."""
-        return np.exp(self._log).astype(np.float32)
-
-    def coverage(self) -> dict[str, dict[str, float]]:
-        """Per level the recent shares below and at or below, over all groups and classes; no entry before anything was scored."""
-        items = float(self._items.sum())
-        if items <= 0:
-            return {}
-        below, within = self._below.sum(axis=(0, 1)) / items, self._within.sum(axis=(0, 1)) / items
-        return {
-            f"{p:g}": {"below": float(low), "at_or_below": float(high)} for p, low, high in zip(self.levels, below, within, strict=True)
-        }
-
-    def state(self) -> State:
-        """Everything that decides later factors."""
-        return {"below": self._below.copy(), "within": self._within.copy(), "items": self._items.copy(), "log": self._log.copy()}
-
-    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Takes what state() gave."""
-        self._below, self._within = np.array(state["below"], np.float64), np.array(state["within"], np.float64)
-        self._items, self._log = np.array(state["items"], np.float64), np.array(state["log"], np.float64)

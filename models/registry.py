@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.demand.ar_k import ARK
+from models.demand.autoregression import Autoregression
+from models.demand.decomposition import Decomposition
+from models.demand.elasticity import Elasticity
+from models.demand.empirical import Empirical
 from models.demand.ewma import EWMA
 from models.demand.global_net import GlobalNet
+from models.demand.holt_winters import HoltWinters
+from models.demand.network_experts import NetworkAdapted, NetworkCounts, NetworkExpert
 from models.demand.river_linear import RiverLinear
 from models.demand.seasonal_naive import SeasonalNaive
 from models.demand.tsb import TSB
@@ -16,7 +23,25 @@ from models.intent.scorer import IntentScorer
 if TYPE_CHECKING:
     from models.demand.expert import Expert
 
-DEMAND: dict[str, type[Expert]] = {expert.name: expert for expert in (SeasonalNaive, EWMA, TSB, RiverLinear, GlobalNet)}
+DEMAND: dict[str, type[Expert]] = {
+    expert.name: expert
+    for expert in (
+        SeasonalNaive,
+        EWMA,
+        TSB,
+        RiverLinear,
+        GlobalNet,
+        Empirical,
+        Decomposition,
+        HoltWinters,
+        Autoregression,
+        Elasticity,
+        ARK,
+        NetworkExpert,
+        NetworkCounts,
+        NetworkAdapted,
+    )
+}
 """Experts for demand."""
 
 INTENT: dict[str, type[LogisticIntent | RecurrentIntent | IntentScorer]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -52,4 +53,11 @@ finally:
     if not _loaded:
         del sys.modules[_HEAVY]  # everybody else gets the real one
 
-__all__ = ["linear_model", "optim", "preprocessing", "utils"]
+
+@cache
+def time_series() -> ModuleType:
+    """river.time_series, loaded when it is first asked for: a third of a second, mostly for data sets and metrics."""
+    return importlib.import_module("river.time_series")
+
+
+__all__ = ["linear_model", "optim", "preprocessing", "time_series", "utils"]

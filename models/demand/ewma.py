@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 from models.demand.expert import Expert, season_length
 from models.demand.newborn import Newborn
-from models.demand.window import CLASSES, Window, classify
-from models.exact import pooled
-from models.protocol import DemandSpec, Float32, Float64, Ints, State
+from models.demand.profile import Profile
+from models.demand.window import Window, classify
+from models.protocol import DemandSpec, Float32, State
 
-_PROFILE_MEMORY = 0.9  # a season
-_PROFILE_SHRINKAGE = 2.0
 _OWN_GAIN = np.float32(0.15)
 _OWN_EVENTS = np.float32(4)
 _OWN_SEASONS = np.float32(6)
@@ -50,8 +48,7 @@ class EWMA(Expert):
             self.slots.add(f"was_{name}", np.float32)
         self.slots.add("own", np.float32, np.nan, (max(self._own, 1),))
         self.slots.add("was_own", np.float32, np.nan)
-        # Per season and class and phase: sums of units and of level, both relative to the level.
-        self._profiles: dict[int, Float64] = {season: np.zeros((2, CLASSES, season)) for season in self._seasons}
+        self._profile = Profile(spec.seasons)
 
     @property
     def lookback(self) -> int:
@@ -62,7 +59,7 @@ class EWMA(Expert):
         """Level times the profile of each step's phase."""
         level = self._level(window, "")
         group = classify(level, window.whole)
-        pooled_profile = self._pooled(window.closed + 1, horizon).astype(np.float32)  # [classes, horizon]
+        pooled_profile = self._profile.factors(window.closed + 1, horizon)  # [classes, horizon]
         out = np.empty((len(window), horizon), dtype=np.float32)
         own = self.slots.f32("own")
         for step in range(horizon):
@@ -82,15 +79,8 @@ class EWMA(Expert):
         self._update(window, level)
         group = classify(level, window.whole)
         known = self.slots.f32("was_worth")[window.slots] > np.float32(min(self._seasons, default=0) / 2)
-        if known.any():
-            size = level[known].astype(np.float64) + 0.1
-            units = np.minimum(window.observed()[known] / size, 50.0)
-            worth = level[known] / size
-            for season, profile in self._profiles.items():
-                phase = window.closed % season
-                profile[:, :, phase] *= _PROFILE_MEMORY
-                profile[0, :, phase] += pooled(group[known], units, CLASSES)
-                profile[1, :, phase] += pooled(group[known], worth, CLASSES)
+        wanted = window.wanted(self.slots.f32("next")[window.slots])
+        self._profile.learn(window, wanted, level, group, known)
         self._newborn.learn(window)
 
     def readapt(self, window: Window) -> None:
@@ -98,18 +88,20 @@ class EWMA(Expert):
         self._update(window, self._level(window, "was_"))
 
     def _update(self, window: Window, level: Float32) -> None:
-        slots, y = window.slots, window.row(window.closed)
+        slots = window.slots
         units, worth = self.slots.f32("was_units")[slots], self.slots.f32("was_worth")[slots]
         cold = worth == 0
-        profile = self._pooled(window.closed, 1).astype(np.float32)[:, 0][classify(level, window.whole)]
+        profile = self._profile.factors(window.closed, 1)[:, 0][classify(level, window.whole)]
         if self._own:
             before = self.slots.f32("was_own")[slots]
             profile = _blend(profile, before, level)
+        y = window.wanted(level * profile)
+        if self._own:
             own = self.slots.f32("own")[window.closed % self._own]
             own[slots] = np.where(cold, before, np.where(np.isnan(before), y, before + _OWN_GAIN * (y - before)))
         profile = np.maximum(profile, np.float32(0.01))
         # A first bucket counts only through the rate that it predicts, as if that had been seen for one bucket.
-        self.slots.f32("units")[slots] = np.where(cold, self._newborn.rate(y), units * self._decay + y)
+        self.slots.f32("units")[slots] = np.where(cold, self._newborn.rate(window.row(window.closed)), units * self._decay + y)
         self.slots.f32("worth")[slots] = np.where(cold, np.float32(1), worth * self._decay + profile)
 
     def _level(self, window: Window, which: str) -> Float32:
@@ -120,22 +112,13 @@ class EWMA(Expert):
             level = np.where(cold, self._newborn.rate(window.row(window.closed)), level)
         return np.asarray(level, dtype=np.float32)
 
-    def _pooled(self, bucket: int, horizon: int) -> Float64:
-        """float64[classes, horizon], profiles of the buckets from `bucket` on: each season shrunk to the next shorter one."""
-        phases: Ints = np.arange(bucket, bucket + horizon)
-        out = np.ones((CLASSES, horizon))
-        for season in self._seasons:
-            part = self._profiles[season][:, :, phases % season]
-            out = (part[0] + _PROFILE_SHRINKAGE * out) / (part[1] + _PROFILE_SHRINKAGE)
-        return out
-
     def shared_state(self) -> State:
         """Profiles and the rates of new items."""
-        return {f"profile.{season}": profile.copy() for season, profile in self._profiles.items()} | self._newborn.state()
+        return self._profile.state() | self._newborn.state()
 
     def restore_shared(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Takes what shared_state() gave."""
-        self._profiles = {season: np.array(state[f"profile.{season}"], dtype=np.float64) for season in self._seasons}
+        self._profile.restore(state)
         self._newborn.restore(state)
 
 

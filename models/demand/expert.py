@@ -2,22 +2,28 @@
 
 An expert computes means from a window. Its dispersion is learnt from its own one-step forecasts when their bucket has
 closed, per item and shrunk to its velocity class, since a rare item says little about its own variance.
+
+Shut buckets are kept from every expert here: nothing is learnt from one, and whatever an expert says of one to come is made 0.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.counts import MAX_DISPERSION, counts
+from models.counts import MAX_DISPERSION, counts, finish
 from models.demand.window import CLASSES, Window, classify
 from models.exact import SlotArrays, pooled, put, take
 from models.protocol import DemandSpec, Distribution, Float32, Float64, Ints, Panel, State
+
+if TYPE_CHECKING:
+    from models.demand.network import Weights
 
 _NEVER = np.iinfo(np.int64).min
 _CLASS_MEMORY = 0.995
@@ -32,6 +38,17 @@ class Expert(ABC):
     name: ClassVar[str]
     partial: ClassVar[bool] = False
     """Whether the expert knows only some items (see covers)."""
+    active: bool = True
+    """Whether it forecasts at all; experts whose weights are trained elsewhere are silent without them."""
+    version: str = ""
+    """Of weights that were trained elsewhere."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Wraps the class's own means() and raw(), so that no expert can forget that a shut step sells nothing."""
+        super().__init_subclass__(**more)
+        for name in ("means", "raw"):
+            if name in cls.__dict__:
+                setattr(cls, name, _nothing_while_shut(cls.__dict__[name]))
 
     def __init__(self, spec: DemandSpec, device: torch.device | None = None) -> None:
         """Makes an expert without slots.
@@ -63,17 +80,37 @@ class Expert(ABC):
             horizon: at most the spec's.
         """
 
+    def raw(self, window: Window, horizon: int, levels: tuple[float, ...]) -> Float32 | None:
+        """float32[n, horizon, levels], the expert's own quantiles before they are rounded up and put in order (see counts: the real numbers
+        at which a count's distribution function, joined linearly, reaches the levels, at least -1); None by default: its quantiles are those of
+        a count distribution around its mean. Pure; a row depends on that item alone, to the bit.
+
+        Args:
+            window: the items.
+            horizon: at most the spec's.
+            levels: ascending.
+        """
+        return None
+
     def adapt(self, window: Window) -> None:
-        """Learns from the newest closed bucket; nothing by default."""
+        """Learns from the newest closed bucket, which was not shut; nothing by default."""
         return
 
     def readapt(self, window: Window) -> None:
-        """Learns the newest closed bucket anew for these slots; nothing by default."""
+        """Learns the newest closed bucket, which was not shut, anew for these slots; nothing by default."""
         return
 
     def covers(self, window: Window) -> NDArray[np.bool_]:
         """bool[n], the items of which the expert has an opinion of its own; all by default."""
         return np.ones(len(window), dtype=np.bool_)
+
+    def load(self, weights: Weights | None) -> bool:
+        """Takes weights that were trained elsewhere; True if there were some for it.
+
+        Args:
+            weights: None: it has none any more.
+        """
+        return False
 
     def shared_state(self) -> State:
         """What decides later results beside the slots; nothing by default."""
@@ -95,6 +132,9 @@ class Expert(ABC):
         """Means and quantiles of the panel's items."""
         window = Window(panel)
         mean = self.means(window, self.spec.horizon)
+        raw = self.raw(window, self.spec.horizon, self.spec.levels)
+        if raw is not None:
+            return Distribution(mean, finish(raw, window.whole))
         dispersion = self.dispersion(window, mean[:, 0])
         return Distribution(mean, counts(self.spec.levels).quantiles(mean, dispersion[:, None], window.whole))
 
@@ -121,9 +161,10 @@ class Expert(ABC):
         Args:
             window: of all live items, at the newest closed bucket.
         """
-        if self._closed == window.closed - 1:
-            self._score(window)
-        self.adapt(window)
+        if not window.shut(window.closed):
+            if self._closed == window.closed - 1:
+                self._score(window)
+            self.adapt(window)
         self.slots.f32("next")[window.slots] = self.means(window, 1)[:, 0]
         self._closed = window.closed
 
@@ -137,7 +178,8 @@ class Expert(ABC):
         Args:
             window: of the corrected items, at the newest closed bucket.
         """
-        self.readapt(window)
+        if not window.shut(window.closed):
+            self.readapt(window)
         self.slots.f32("next")[window.slots] = self.means(window, 1)[:, 0]
 
     def state(self, copy: bool = True) -> State:
@@ -154,7 +196,8 @@ class Expert(ABC):
 
     def _score(self, window: Window) -> None:
         mean32 = self.slots.f32("next")[window.slots]
-        held = np.isfinite(mean32)
+        # A bucket that stock cut short says little about spread, and what it says is wrong.
+        held = np.isfinite(mean32) & (window.censored(window.closed) == 0)
         if not held.any():
             return
         slots, mean, y, whole = window.slots[held], mean32[held].astype(np.float64), window.observed()[held], window.whole[held]
@@ -169,6 +212,21 @@ class Expert(ABC):
         for name, values in (("excess", excess), ("weight", weight)):
             array = self.slots.f32(name)
             array[slots] = array[slots] * _ITEM_MEMORY + values.astype(np.float32)
+
+
+def _nothing_while_shut(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, with zeros at the steps (the last axis) at which the shop is shut."""
+
+    @wraps(method)
+    def opened(self: Expert, window: Window, horizon: int, *more: Any) -> Float32 | None:
+        found: Float32 | None = method(self, window, horizon, *more)
+        if found is not None:
+            for step in range(horizon):
+                if window.shut(window.closed + 1 + step):
+                    found[:, step] = 0
+        return found
+
+    return opened
 
 
 def season_length(spec: DemandSpec) -> int:

@@ -6,17 +6,21 @@ bucket before it has closed, and no forecast depends on which others were asked 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.council import Calibration, Council
+from models.conformal import Conformal, corrected, reached
+from models.council import Council
 from models.counts import MAX_DISPERSION, counts, finish, upper_tail, zero_probability
 from models.demand.expert import Expert
-from models.demand.pending import Due, Float16, Pending, relative
+from models.demand.network import Weights
+from models.demand.opening import Opening
+from models.demand.pending import Float16, Pending, relative
+from models.demand.sums import Sums
 from models.demand.window import CLASSES, VELOCITY_EDGES, Window, classify
 from models.exact import SlotArrays, pooled, put, take
 from models.protocol import DemandSpec, Float32, Float64, Ints, Panel, State
@@ -26,11 +30,15 @@ VERSION = "builtin-1"
 """Of the fixed weights that come with the package; what is learnt in a partition has no version of its own."""
 
 _EXPERT_LEVELS = (0.1, 0.5, 0.9)
+"""Levels at which experts are compared: the nearest of the configured ones."""
 _CHUNK = 4096
 _SMALLEST_SCALE = np.float32(0.02)
 _LARGEST_MEAN = np.float32(1e12)
 _RATE_GAIN = np.float32(0.02)
 _ERROR_MEMORY = 0.99
+_BIAS_MEMORY = 0.98
+_BIAS_PRIOR = 100.0
+"""Relative units for which a mean is taken to be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ class Forecast:
     scale: Float32
     """float32[n], what probes are relative to."""
     spread: Float32
-    """float32[n], dispersion before calibration."""
+    """float32[n], dispersion of the experts."""
     dispersion: Float32
     """float32[n], dispersion of the first step."""
     probes: Float16
@@ -65,8 +73,6 @@ class Forecast:
 
 class DemandForecaster:
     """Forecasts demand of one bucket size of one partition."""
-
-    version = VERSION
 
     def __init__(self, spec: DemandSpec, device: torch.device | None = None) -> None:
         """Makes the experts that the spec names.
@@ -89,28 +95,49 @@ class DemandForecaster:
         self.experts: list[Expert] = [DEMAND[name](spec, device) for name in spec.experts]
         # Which probe's weights a step takes; steps beyond the last probe take the last's.
         self._group: Ints = np.minimum(np.searchsorted(spec.probes, np.arange(1, spec.horizon + 1)), len(spec.probes) - 1).astype(np.int64)
-        # A class twice: items that the partial experts (river) do not know, then those that they do.
-        allowed = np.ones((2 * CLASSES, len(self.experts)), dtype=np.bool_)
-        partial = [index for index, expert in enumerate(self.experts) if expert.partial]
-        if len(partial) < len(self.experts):
-            allowed[:CLASSES, partial] = False
+        nearest = [int(np.argmin(np.abs(np.array(spec.levels) - p))) for p in _EXPERT_LEVELS]
+        self._compared = sorted(set(nearest))
+        """Places of the levels at which experts are compared."""
         groups = len(spec.probes)
-        self._council = Council(groups, 2 * CLASSES, allowed)
-        self._calibration = Calibration(groups, 2 * CLASSES, spec.levels)
-        self._pending = Pending(spec.probes, spec.totals, len(_EXPERT_LEVELS) * len(self.experts) + len(spec.levels))
+        self._council = Council(groups, 2 * CLASSES, self._allowed())
+        self._conformal = Conformal(groups, 2 * CLASSES, spec.levels)
+        # A probe keeps the experts' raw quantiles at the compared levels, the mixture's at all levels, and its mean.
+        self._pending = Pending(spec.probes, spec.totals, len(self._compared) * len(self.experts) + len(spec.levels) + 1)
         self._slots = SlotArrays()
         self._slots.add("rate", np.float32, np.nan)
         self._slots.add("class", np.int8)
-        self._totals: Float64 = np.zeros((len(spec.totals), 2, 2 * CLASSES))
+        self._sums = Sums(spec, 2 * CLASSES)
+        self._opening = Opening(spec)
+        self.watch: Callable[[Window], None] | None = None
+        """Told of every tick's window, when it has been learnt from: whoever trains elsewhere records here."""
+        # Per horizon group and class (the last: all): what was sold, and what the mixture's mean said.
+        self._bias: Float64 = np.zeros((groups, 2 * CLASSES + 1, 2))
         # Absolute errors of medians and units, per horizon group: one row an expert, the last is the council's.
         self._errors: Float64 = np.zeros((groups, len(self.experts) + 1, 2))
         self._counts = counts(spec.levels)
-        self._expert_counts = counts(_EXPERT_LEVELS)
+        self._compared_counts = counts(tuple(spec.levels[place] for place in self._compared))
+
+    @property
+    def version(self) -> str:
+        """Of the weights that its experts came with; what is learnt in a partition has no version of its own."""
+        return next((expert.version for expert in self.experts if expert.version), VERSION)
 
     @property
     def lookback(self) -> int:
         """Closed buckets that a ring must hold, beside the open ones."""
         return max(*(expert.lookback for expert in self.experts), self._pending.depth, 1)
+
+    def load(self, weights: Weights | None, keep: bool = False) -> None:
+        """Gives the experts that come with trained weights other ones; between two ticks.
+
+        Args:
+            weights: of a network; None: those experts fall silent.
+            keep: the same network, fitted a little further: what the council and the calibration have learnt of it still holds.
+        """
+        for place, expert in enumerate(self.experts):
+            if expert.load(weights) and not keep:
+                self._council.reset(place)
+        self._council.allow(self._allowed())
 
     def resize(self, capacity: int) -> None:
         """Room for slots [0, capacity); never shrinks."""
@@ -132,21 +159,28 @@ class DemandForecaster:
         Args:
             panel: of all live slots.
         """
-        window = Window(panel)
-        if not len(window):
+        if not len(panel.slots):
             return
-        for group, probe in enumerate(self.spec.probes):
-            self._score(group, probe, window)
+        self._opening.learn(panel)
+        window = Window(self._opening.extend(panel))
+        if not window.shut(window.closed):  # nothing is scored by a day on which nobody could buy
+            for group, probe in enumerate(self.spec.probes):
+                self._score(group, probe, window)
         for index, steps in enumerate(self.spec.totals):
-            self._score_total(index, steps, window)
+            self._sums.score(index, steps, window, self._pending.due(window.slots, window.closed, steps, "total"))
         for expert in self.experts:
-            expert.learn_window(window)
-        y = window.row(window.closed)
-        rate = self._slots.f32("rate")[window.slots]
-        gain = np.maximum(_RATE_GAIN, 1 / (np.maximum(window.age(), 1).astype(np.float32) + 1))
-        rate = np.where(np.isnan(rate), y * np.float32(0.3), rate + gain * (y - rate)).astype(np.float32)
-        self._slots.f32("rate")[window.slots] = rate
+            if expert.active:
+                expert.learn_window(window)
+        if not window.shut(window.closed):
+            y = window.row(window.closed)
+            rate = self._slots.f32("rate")[window.slots]
+            gain = np.maximum(_RATE_GAIN, 1 / (np.maximum(window.age(), 1).astype(np.float32) + 1))
+            rate = np.where(np.isnan(rate), y * np.float32(0.3), rate + gain * (y - rate)).astype(np.float32)
+            self._slots.f32("rate")[window.slots] = rate
+        rate = np.nan_to_num(self._slots.f32("rate")[window.slots])
         self._slots["class"][window.slots] = classify(rate, window.whole) + CLASSES * self._covered(window)
+        if self.watch is not None:
+            self.watch(window)
 
     def correct(self, panel: Panel) -> None:
         """The newest closed bucket has changed for these slots: experts learn it anew where their state allows; scores stay.
@@ -154,10 +188,12 @@ class DemandForecaster:
         Args:
             panel: of the corrected slots.
         """
-        window = Window(panel)
-        if len(window):
+        if len(panel.slots):
+            self._opening.correct(panel)
+            window = Window(self._opening.extend(panel))
             for expert in self.experts:
-                expert.correct_window(window)
+                if expert.active:
+                    expert.correct_window(window)
 
     def forecast(self, panel: Panel) -> Forecast:
         """Forecasts from the newest closed bucket. Pure.
@@ -166,7 +202,6 @@ class DemandForecaster:
             panel: any live slots.
         """
         weights = self._council.weights()  # [experts, groups, classes]
-        factors = self._calibration.factors()  # [groups, classes]
         n, spec = len(panel.slots), self.spec
         out = Forecast(
             mean=np.empty((n, spec.horizon), np.float32),
@@ -179,13 +214,14 @@ class DemandForecaster:
             scale=np.empty(n, np.float32),
             spread=np.empty(n, np.float32),
             dispersion=np.empty(n, np.float32),
-            probes=np.empty((len(spec.probes), len(_EXPERT_LEVELS) * len(self.experts) + len(spec.levels), n), np.float16),
+            probes=np.empty((len(spec.probes), self._pending.values, n), np.float16),
             total_means={steps: np.empty(n, np.float32) for steps in spec.totals},
         )
+        opened = self._opening.extend(panel)
+        shifts, bias = self._conformal.shifts(), self._bias_factors()
         for start in range(0, n, _CHUNK):
             part = slice(start, min(start + _CHUNK, n))
-            chunk = replace(panel, slots=panel.slots[part])
-            self._forecast(Window(chunk), out, part, weights, factors)
+            self._forecast(Window(replace(opened, slots=panel.slots[part])), out, part, weights, shifts, bias)
         return out
 
     def hold(self, panel: Panel, forecast: Forecast) -> None:
@@ -232,19 +268,20 @@ class DemandForecaster:
             }
             if scored:
                 wape[name] = scored
-        return {"wape": wape, "coverage": self._calibration.coverage()}
+        return {"wape": wape, "coverage": self._conformal.coverage()}
 
     def state(self, copy: bool = True) -> State:
         """Everything that decides later results: arrays by name; copy=False: the large ones themselves, not to be written to."""
-        out: State = {"totals": self._totals.copy(), "errors": self._errors.copy()}
+        out: State = {"bias": self._bias.copy(), "errors": self._errors.copy()}
         out |= put("slot.", self._slots.state(copy)) | put("pending.", self._pending.slots.state(copy))
-        out |= put("council.", self._council.state()) | put("calibration.", self._calibration.state())
+        out |= put("council.", self._council.state()) | put("conformal.", self._conformal.state())
+        out |= put("sums.", self._sums.state()) | put("opening.", self._opening.state())
         for expert in self.experts:
             out |= put(f"expert.{expert.name}.", expert.state(copy))
         return out
 
     def restore(self, state: Mapping[str, NDArray[np.generic]], copy: bool = True) -> None:
-        """After this the forecaster is the one that gave state(), to the bit.
+        """After this the forecaster is the one that gave state(), to the bit; weights must have been loaded before.
 
         Args:
             state: what state() gave.
@@ -256,17 +293,30 @@ class DemandForecaster:
         self._slots.restore(take(state, "slot."), copy)
         self._pending.slots.restore(take(state, "pending."), copy)
         self._council.restore(take(state, "council."))
-        self._calibration.restore(take(state, "calibration."))
-        self._totals, self._errors = np.array(state["totals"], np.float64), np.array(state["errors"], np.float64)
+        self._conformal.restore(take(state, "conformal."))
+        self._sums.restore(take(state, "sums."))
+        self._opening.restore(take(state, "opening."))
+        self._bias, self._errors = np.array(state["bias"], np.float64), np.array(state["errors"], np.float64)
         for expert in self.experts:
             expert.restore(take(state, f"expert.{expert.name}."), copy)
 
+    def _allowed(self) -> NDArray[np.bool_]:
+        """bool[classes, experts]. A class twice: items that the partial experts (river) do not know, then those that they do."""
+        allowed = np.ones((2 * CLASSES, len(self.experts)), dtype=np.bool_)
+        allowed[:, [place for place, expert in enumerate(self.experts) if not expert.active]] = False
+        partial = [place for place, expert in enumerate(self.experts) if expert.partial]
+        if allowed[:CLASSES, [place for place in range(len(self.experts)) if place not in partial]].any():
+            allowed[:CLASSES, partial] = False
+        if not allowed.any(axis=1).all():
+            raise ValueError(f"at least one expert must need no trained weights; got {list(self.spec.experts)}: add seasonal_naive")
+        return allowed
+
     def _covered(self, window: Window) -> NDArray[np.bool_]:
-        covered = np.ones(len(window), dtype=np.bool_)
-        some = [expert for expert in self.experts if expert.partial]
-        for expert in some:
-            covered &= expert.covers(window)
-        return covered if some else np.zeros(len(window), dtype=np.bool_)
+        covered = np.zeros(len(window), dtype=np.bool_)
+        for expert in self.experts:
+            if expert.partial:
+                covered |= expert.covers(window)
+        return covered
 
     def _named(self, weights: Float32) -> list[dict[str, dict[str, float]]]:
         return [
@@ -277,61 +327,88 @@ class DemandForecaster:
             for row in range(weights.shape[2])
         ]
 
-    def _forecast(self, window: Window, out: Forecast, part: slice, weights: Float32, factors: Float32) -> None:
+    def _bias_factors(self) -> Float32:
+        """float32[groups, classes], by how much means have to be multiplied: what was sold over what was said, shrunk to that of all classes."""
+        sold, said = self._bias[..., 0], self._bias[..., 1]
+        common = (sold[:, -1:] + _BIAS_PRIOR) / (said[:, -1:] + _BIAS_PRIOR)
+        own = (sold[:, :-1] + _BIAS_PRIOR * common) / (said[:, :-1] + _BIAS_PRIOR)
+        return np.clip(own, 0.5, 2.0).astype(np.float32)
+
+    def _forecast(self, window: Window, out: Forecast, part: slice, weights: Float32, shifts: Float32, bias: Float32) -> None:
         """Fills rows `part` of the forecast."""
-        spec, n, experts = self.spec, len(window), len(self.experts)
+        spec, n = self.spec, len(window)
         classes = out.weights_row[part]
-        means = np.empty((experts, n, spec.horizon), np.float32)
-        spread = np.empty((experts, n), np.float32)
-        for e, expert in enumerate(self.experts):
-            np.minimum(expert.means(window, spec.horizon), _LARGEST_MEAN, out=means[e])
-            spread[e] = expert.dispersion(window, means[e, :, 0])
-        share = np.empty_like(means)
-        wide = factors.T[classes]  # [n, groups]
-        factor = wide[:, self._group]  # [n, horizon]
-        dispersion = np.empty_like(means)
+        probes = out.probes[:, :, part]
+        scale: Float32 | None = None
         mean = np.zeros((n, spec.horizon), np.float32)
         average = np.zeros(n, np.float32)
-        for e in range(experts):
-            share[e] = weights[e].T[classes][:, self._group]
-            np.minimum(spread[e][:, None] * factor, np.float32(MAX_DISPERSION), out=dispersion[e])
-            mean += share[e] * means[e]
-            average += share[e][:, 0] * spread[e]
-        cells = n * spec.horizon
-        mixed = self._counts.mix(
-            means.reshape(experts, cells),
-            dispersion.reshape(experts, cells),
-            share.reshape(experts, cells),
-            np.repeat(window.whole, spec.horizon),
-        )
-        quantiles = finish(mixed.reshape(n, spec.horizon, len(spec.levels)), window.whole)
-        out.mean[part], out.quantiles[part] = mean, quantiles
-        wide_average = np.minimum(average[:, None] * factor, np.float32(MAX_DISPERSION))
-        out.p_zero[part] = self._zero(mean, wide_average, quantiles, window.whole)
-        out.spread[part], out.dispersion[part] = average, wide_average[:, 0]
+        mixed = np.zeros((n, spec.horizon, len(spec.levels)), np.float32)
+        means: list[Float32] = []
+        spreads: list[Float32] = []
+        shares: list[Float32] = []
+        compared: list[Float32 | None] = []
+        steps_at = [probe - 1 for probe in spec.probes]
+        for e, expert in enumerate(self.experts):
+            if not expert.active:
+                compared.append(None)
+                continue
+            share = weights[e].T[classes][:, self._group]  # [n, horizon]
+            said = np.minimum(expert.means(window, spec.horizon), _LARGEST_MEAN)
+            spread = expert.dispersion(window, said[:, 0])
+            raw = expert.raw(window, spec.horizon, spec.levels)
+            mean += share * said
+            average += share[:, 0] * spread
+            if raw is None:
+                means.append(said)
+                spreads.append(spread)
+                shares.append(share)
+                compared.append(self._probed(said[:, steps_at], spread, window.whole))
+            else:
+                np.minimum(raw, _LARGEST_MEAN, out=raw)
+                mixed += share[:, :, None] * raw
+                compared.append(raw[:, steps_at][:, :, self._compared])
+        if means:
+            cells = n * spec.horizon
+            mixed += self._counts.mix(
+                np.stack(means).reshape(-1, cells),
+                np.repeat(np.stack(spreads), spec.horizon, axis=1),
+                np.stack(shares).reshape(-1, cells),
+                np.repeat(window.whole, spec.horizon),
+            ).reshape(n, spec.horizon, len(spec.levels))
         scale = np.maximum(_row_mean(mean), _SMALLEST_SCALE)
-        out.scale[part] = scale
+        self._hold_probes(probes, compared, mixed[:, steps_at], mean[:, steps_at], scale)
+        out.scale[part], out.spread[part] = scale, average
+        mean *= bias.T[classes][:, self._group]
+        factor = shifts.transpose(1, 0, 2)[classes][:, self._group]  # [n, horizon, levels]
+        final = corrected(mixed, factor, window.whole[:, None, None])
+        for step in range(spec.horizon):
+            if window.shut(window.closed + 1 + step):
+                mean[:, step], final[:, step] = 0, 0
+        quantiles = finish(final, window.whole)
+        out.mean[part], out.quantiles[part] = mean, quantiles
+        wide = np.minimum(average, np.float32(MAX_DISPERSION))
+        out.p_zero[part] = self._zero(mean, wide[:, None], quantiles, window.whole)
+        out.dispersion[part] = wide
         for index, steps in enumerate(spec.totals):
-            total = mean[:, 0].copy()
-            for step in range(1, steps):
-                total += mean[:, step]
-            narrow = np.minimum(average * self._total_factor(index)[classes], np.float32(MAX_DISPERSION))
-            out.total_means[steps][part] = total
-            out.totals[steps][part] = self._counts.quantiles(total[:, None], narrow[:, None], window.whole)[:, :, 0]
-        self._probe(window, means, dispersion, quantiles, scale, out.probes[:, :, part])
+            total, found = self._sums.forecast(index, steps, mean, average, classes, window.whole)
+            out.total_means[steps][part], out.totals[steps][part] = total, found
 
-    def _probe(self, window: Window, means: Float32, dispersion: Float32, quantiles: Float32, scale: Float32, out: Float16) -> None:
-        at = [probe - 1 for probe in self.spec.probes]
-        experts = len(self.experts)
-        for e in range(experts):
-            found = self._expert_counts.quantiles(
-                np.ascontiguousarray(means[e][:, at]), np.ascontiguousarray(dispersion[e][:, at]), window.whole
-            )  # [n, 3, probes]
-            for level in range(len(_EXPERT_LEVELS)):
-                for group in range(len(at)):
-                    out[group, len(_EXPERT_LEVELS) * e + level] = relative(found[:, level, group], scale)
-        for group, step in enumerate(at):
-            out[group, len(_EXPERT_LEVELS) * experts :] = relative(quantiles[:, :, step].T, scale)
+    def _probed(self, mean: Float32, spread: Float32, whole: NDArray[np.bool_]) -> Float32:
+        """float32[n, probes, compared levels], raw quantiles of counts around a mean."""
+        n, probes = mean.shape
+        flat = np.ascontiguousarray(mean, dtype=np.float32).reshape(1, -1)
+        wide = np.repeat(spread, probes)[None]
+        found = self._compared_counts.mix(flat, wide, np.ones_like(flat), np.repeat(whole, probes))
+        return found.reshape(n, probes, len(self._compared))
+
+    def _hold_probes(self, out: Float16, compared: list[Float32 | None], mixed: Float32, mean: Float32, scale: Float32) -> None:
+        width = len(self._compared)
+        for group in range(len(self.spec.probes)):
+            for e, found in enumerate(compared):
+                for level in range(width):
+                    out[group, e * width + level] = np.nan if found is None else relative(found[:, group, level], scale)
+            out[group, width * len(self.experts) : -1] = relative(mixed[:, group].T, scale)
+            out[group, -1] = relative(mean[:, group], scale)
 
     def _zero(self, mean: Float32, dispersion: Float32, quantiles: Float32, whole: NDArray[np.bool_]) -> Float32:
         """P(no demand), within what the published quantiles leave: quantile p is 0 exactly where P(no demand) >= p."""
@@ -346,33 +423,47 @@ class DemandForecaster:
         due = self._pending.due(window.slots, window.closed, probe, "probe")
         if not len(due.rows):
             return
-        experts, whole = len(self.experts), window.whole[due.rows]
+        # Sales that stock cut short say nothing of what was wanted.
+        cut = window.censored(window.closed)[due.rows] > 0
+        due = due.without(cut) if cut.any() else due
+        if not len(due.rows):
+            return
+        experts, width, whole = len(self.experts), len(self._compared), window.whole[due.rows]
         y = window.observed()[due.rows].astype(np.float32)
         items = np.bincount(due.classes, minlength=2 * CLASSES).astype(np.float64)
         losses = np.zeros((2 * CLASSES, experts))
-        size = float(y.astype(np.float64).cumsum()[-1])  # cumsum goes one by one
         known = due.classes >= CLASSES
         size_of = self._loss_scale(window.slots[due.rows], due.classes)
         self._errors[group] *= _ERROR_MEMORY
+        mixed = due.values[width * experts : -1]  # [levels, m]
+        slopes = [reached(mixed[place], y, whole) - np.float32(self.spec.levels[place]) for place in self._compared]
+        middle = int(np.argmin(np.abs(np.array([self.spec.levels[place] for place in self._compared]) - 0.5)))
         for e, expert in enumerate(self.experts):
+            said = due.values[width * e : width * (e + 1)]
+            there = np.isfinite(said[0])
+            if not expert.active or not there.any():
+                continue
             loss = np.zeros(len(y), np.float32)
-            for level, p in enumerate(_EXPERT_LEVELS):
-                over = y - due.values[len(_EXPERT_LEVELS) * e + level]
-                loss += np.maximum(np.float32(p) * over, np.float32(p - 1) * over)
-            losses[:, e] = pooled(due.classes, np.minimum(loss / size_of, np.float32(300)), 2 * CLASSES)
-            error = np.abs(y - due.values[len(_EXPERT_LEVELS) * e + 1]).astype(np.float64)
-            mine = known if expert.partial else slice(None)
+            for level, slope in enumerate(slopes):
+                # What was not said yet is taken to have been the mixture's.
+                off = np.where(there, said[level] - mixed[self._compared[level]], np.float32(0))
+                loss += slope * off
+            losses[:, e] = pooled(due.classes, np.clip(loss / size_of, np.float32(-300), np.float32(300)), 2 * CLASSES)
+            mine = (known if expert.partial else np.ones(len(y), np.bool_)) & there
+            error = np.abs(y - _rounded(said[middle], whole)).astype(np.float64)
             self._errors[group, e] += _total(error[mine]), _total(y[mine].astype(np.float64))
         self._council.update(group, losses, items)
-        below, within = np.zeros((2 * CLASSES, len(self.spec.levels))), np.zeros((2 * CLASSES, len(self.spec.levels)))
-        for level, p in enumerate(self.spec.levels):
-            q = due.values[len(_EXPERT_LEVELS) * experts + level]
-            q = np.where(whole, np.rint(q), q)
-            below[:, level] = np.bincount(due.classes[y < q], minlength=2 * CLASSES)
-            within[:, level] = np.bincount(due.classes[y <= q], minlength=2 * CLASSES)
-            if p == 0.5:
-                self._errors[group, -1] += _total(np.abs(y - q).astype(np.float64)), size
-        self._calibration.update(group, below, within, items, self._rises(group, due, items))
+        factor = self._conformal.shifts()[group]
+        place = self._compared[middle]
+        median = _rounded(corrected(mixed[place], factor[due.classes, place], whole), whole)
+        self._errors[group, -1] += _total(np.abs(y - median).astype(np.float64)), _total(y.astype(np.float64))
+        self._conformal.update(group, due.classes, mixed, y, whole)
+        self._bias[group] *= _BIAS_MEMORY
+        for index, values in enumerate((y, due.values[-1])):
+            # Relative to the item's size, so that one giant does not decide for its class.
+            by_class = pooled(due.classes, np.minimum(values / size_of, np.float32(300)), 2 * CLASSES)
+            self._bias[group, :-1, index] += by_class
+            self._bias[group, -1, index] += by_class.sum()
 
     def _loss_scale(self, slots: Ints, classes: Ints) -> Float32:
         """float32[m], what losses are divided by: the class's upper edge, the item's own rate where a class has none.
@@ -384,38 +475,10 @@ class DemandForecaster:
         kind = classes % CLASSES
         return np.where(kind < len(VELOCITY_EDGES), edges[kind], np.maximum(rate, edges[kind])).astype(np.float32)
 
-    def _rises(self, group: int, due: Due, items: Float64) -> Float64:
-        """float64[classes, levels], how a typical item's quantiles move with the dispersion, at most 1 either way."""
-        n = np.maximum(items, 1.0)
-        mean = (pooled(due.classes, np.minimum(due.scale, np.float32(1e3)), 2 * CLASSES) / n).astype(np.float32)
-        spread = (pooled(due.classes, due.spread, 2 * CLASSES) / n).astype(np.float32) * self._calibration.factors()[group]
-        whole = np.arange(2 * CLASSES) % CLASSES != CLASSES - 1
-        one = np.ones((1, 2 * CLASSES), np.float32)
-        wide, narrow = (
-            self._counts.mix(mean[None], np.minimum(spread * np.float32(factor), np.float32(MAX_DISPERSION))[None], one, whole)
-            for factor in (1.2, 1 / 1.2)
-        )
-        return np.asarray(np.clip((wide - narrow) / (0.02 + 0.04 * mean[:, None]), -1.0, 1.0), dtype=np.float64)
 
-    def _score_total(self, index: int, steps: int, window: Window) -> None:
-        due = self._pending.due(window.slots, window.closed, steps, "total")
-        if not len(due.rows):
-            return
-        y = np.zeros(len(due.rows))
-        for bucket in range(window.closed - steps + 1, window.closed + 1):
-            y += window.row(bucket)[due.rows]
-        mean, whole = due.values[0].astype(np.float64), window.whole[due.rows]
-        size = np.where(whole, 1.0 + mean, mean + 0.2 * y + 1e-9)
-        excess = np.minimum(((y - mean) / size) ** 2, 50.0) - np.where(whole, mean, 0.0) / (size * size)
-        self._totals[index] *= _ERROR_MEMORY
-        self._totals[index, 0] += pooled(due.classes, excess, 2 * CLASSES)
-        self._totals[index, 1] += pooled(due.classes, due.spread * (mean / size) ** 2, 2 * CLASSES)
-
-    def _total_factor(self, index: int) -> Float32:
-        """float32[classes], dispersion of a sum relative to one step's: 1/sqrt(steps) until sums have been seen."""
-        prior = 1 / np.sqrt(self.spec.totals[index])
-        excess, predicted = self._totals[index]
-        return np.asarray(np.clip((excess + 3 * prior) / (predicted + 3), 0.02, 8.0), dtype=np.float32)
+def _rounded(x: Float32, whole: NDArray[np.bool_]) -> Float32:
+    """Quantiles as they are published."""
+    return np.asarray(np.maximum(np.where(whole, np.ceil(x - np.float32(1e-4)), x), np.float32(0)), dtype=np.float32)
 
 
 def _row_mean(values: Float32) -> Float32:

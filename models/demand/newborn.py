@@ -39,11 +39,12 @@ class Newborn:
         if not young.any():
             return
         first = window.at_first(window.closed - _YOUNG)[young]
+        stocked = 1.0 - window.censored(window.closed)[young].astype(np.float64)
         share = window.observed()[young] / np.where(first > 0, first, 1.0)
         bins = _bin(first)
         self._sums *= 0.99
         self._sums[0] += pooled(bins, np.minimum(share, 20.0), _BINS)
-        self._sums[1] += pooled(bins, np.ones(len(bins)), _BINS)
+        self._sums[1] += pooled(bins, stocked, _BINS)
 
     def rate(self, first: Float32) -> Float32:
         """float32[n], units a bucket to expect of items that sold `first` in their first bucket.
@@ -55,7 +56,7 @@ class Newborn:
         return np.asarray(share.astype(np.float32)[_bin(first)] * np.where(first > 0, first, np.float32(1)), dtype=np.float32)
 
     def level(self, window: Window, length: int) -> Float32:
-        """float32[n], mean units a bucket of the last `length` buckets; of younger items, shrunk to the pooled rate.
+        """float32[n], mean units an open bucket with stock, of the last `length` buckets; of younger items, shrunk to the pooled rate.
 
         A young item's first bucket counts only through the rate that it predicts, as if that had been seen for one bucket.
 
@@ -63,10 +64,8 @@ class Newborn:
             window: the items, closed + 1 - length within the ring.
             length: at least 2.
         """
-        age = window.age()
-        lived = np.clip(age, 1, length).astype(np.float32)
-        total = window.mean(length) * lived
-        young = age <= length
+        lived, total = window.worth(length), window.sold(length)
+        young = window.age() <= length
         if not young.any():
             return np.asarray(total / lived, dtype=np.float32)
         first = window.at_first(window.closed - length + 1)

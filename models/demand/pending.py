@@ -33,6 +33,15 @@ class Due:
     spread: Float32
     """float32[m], the dispersion that it was issued with."""
 
+    def without(self, left_out: NDArray[np.bool_]) -> Due:
+        """The other rows.
+
+        Args:
+            left_out: bool[m].
+        """
+        keep = ~left_out
+        return Due(self.rows[keep], self.values[:, keep], self.scale[keep], self.classes[keep], self.spread[keep])
+
 
 class Pending:
     """What was held, by slot."""
@@ -45,7 +54,7 @@ class Pending:
             totals: numbers of steps whose sums wait.
             values: numbers a probe keeps (experts' and council's quantiles).
         """
-        self.probes, self.totals = probes, totals
+        self.probes, self.totals, self.values = probes, totals, values
         self.depth = max([*probes, *totals])
         self.slots = SlotArrays()
         self.slots.add("issue", np.int32, _NEVER, (self.depth,))
@@ -126,7 +135,7 @@ class Pending:
 
 def relative(values: Float32, scale: Float32) -> Float16:
     """float16, values over scale, cut where float16 ends."""
-    return np.asarray(np.minimum(values / scale, _LARGEST), dtype=np.float16)
+    return np.asarray(np.clip(values / scale, -_LARGEST, _LARGEST), dtype=np.float16)
 
 
 def span(slots: Ints) -> slice | Ints:

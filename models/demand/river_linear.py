@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.demand.expert import Expert, lag_steps, level_length, season_length
+from models.demand.busiest import Busiest
+from models.demand.expert import lag_steps, level_length, season_length
 from models.demand.newborn import Newborn
 from models.demand.window import Window
 from models.protocol import CALENDAR, DemandSpec, Float32, Float64, Ints, State
@@ -22,17 +23,16 @@ from models.rivers import linear_model, optim, preprocessing, utils
 _RATE = 0.01
 _CLIP = 4.0  # standard deviations of a feature
 _LARGEST = 10.0  # times the level
-_VOLUME_GAIN = np.float32(0.02)
-_STAY = 1.25  # a member stays while it ranks within this many times river_items
-_RANK_EVERY = 24
 _PARTS = ("counts", "means", "vars", "weights")
 
 
-class RiverLinear(Expert):
+_Pair = tuple[preprocessing.StandardScaler, linear_model.LinearRegression]
+
+
+class RiverLinear(Busiest[_Pair]):
     """A linear regression an item, by stochastic gradient descent, for the busiest items."""
 
     name: ClassVar[str] = "river"
-    partial: ClassVar[bool] = True
 
     def __init__(self, spec: DemandSpec, device: torch.device | None = None) -> None:
         """Makes an expert without slots.
@@ -42,15 +42,11 @@ class RiverLinear(Expert):
             device: not used.
         """
         super().__init__(spec, device)
-        self._newborn = Newborn()
         self._short = season_length(spec)
         self._recent = max(2, self._short // 4)
         self._level = level_length(spec)
         self._seasons = sorted(set(spec.seasons))
         self._names = ["recent", "week", *(f"lag_{season}" for season in self._seasons), *CALENDAR]
-        self.slots.add("volume", np.float32)
-        self.slots.add("row", np.int32, -1)  # of the read-out arrays; -1: not a member
-        self._members: list[tuple[int, preprocessing.StandardScaler, linear_model.LinearRegression]] = []  # by slot
         self._read()
 
     @property
@@ -59,18 +55,13 @@ class RiverLinear(Expert):
         lags = [season * -(-self.spec.horizon // season) for season in self._seasons]
         return max([*lags, self.spec.probes[-1] + self._level, Newborn.lookback])
 
-    def covers(self, window: Window) -> NDArray[np.bool_]:
-        """The members."""
-        return np.asarray(self.slots.i32("row")[window.slots] >= 0, dtype=np.bool_)
-
     def means(self, window: Window, horizon: int) -> Float32:
         """The regressions' means for members, the recent level for others."""
         level = self._newborn.level(window, self._level)
         out = np.repeat(level[:, None], horizon, axis=1)
-        mine = np.flatnonzero(self.covers(window))
+        mine, row = self._mine(window)
         if not len(mine):
             return out
-        row = np.asarray(self.slots["row"][window.slots[mine]], dtype=np.int64)
         scale = _scale(level[mine])
         mean, inverse, weight = (array[row] for array in self._arrays)  # [m, features]
         total = np.repeat(self._intercepts[row][:, None], horizon, axis=1)
@@ -92,15 +83,12 @@ class RiverLinear(Expert):
 
     def adapt(self, window: Window) -> None:
         """Each member learns the closed bucket once, from what was known at one of the probes before it (they take turns)."""
-        y = window.observed()
-        volume = self.slots.f32("volume")[window.slots]
-        gain = np.maximum(_VOLUME_GAIN, 1 / np.maximum(window.age(), 1).astype(np.float32))
-        self.slots.f32("volume")[window.slots] = volume + gain * (y.astype(np.float32) - volume)
+        # A member's own one-step forecast of the closed bucket, where stock cut it short.
+        y = window.wanted(np.nan_to_num(self.slots.f32("next")[window.slots]))
         self._newborn.learn(window)
         probe = self.spec.probes[window.closed % len(self.spec.probes)]
-        self._learn(window, probe, y)
-        if window.closed % _RANK_EVERY == 0 or len(self._members) < self.spec.river_items:
-            self._rank(window)
+        self._learn(window, probe, y.astype(np.float64))
+        self._rank(window, y)
         self._read()
 
     def _learn(self, window: Window, probe: int, y: Float64) -> None:
@@ -119,63 +107,37 @@ class RiverLinear(Expert):
         target = (np.minimum(y[mine], _LARGEST * (1 + scale)) / scale).tolist()
         rows = self.slots["row"][window.slots[mine]].tolist()
         for row, values, label in zip(rows, x, target, strict=True):
-            _, scaler, model = self._members[row]
+            scaler, model = self._members[row][1]
             features = dict(zip(self._names, values, strict=True))
             scaler.learn_one(features)
             scaled = {name: min(max(value, -_CLIP), _CLIP) for name, value in scaler.transform_one(features).items()}
             model.learn_one(scaled, label)
 
-    def _rank(self, window: Window) -> None:
-        """Chooses members by recent volume among the live items, ties by slot; members leave late."""
-        volume = self.slots.f32("volume")[window.slots]
-        order = window.slots[np.argsort(-volume, kind="stable")]
-        order = order[: int(np.count_nonzero(volume > 0))]
-        limit = self.spec.river_items
-        near = set(order[: int(limit * _STAY)].tolist())
-        kept = [member for member in self._members if member[0] in near][:limit]
-        have = {slot for slot, _, _ in kept}
-        for slot in order[:limit].tolist():
-            if len(kept) >= limit:
-                break
-            if slot not in have:
-                kept.append((slot, preprocessing.StandardScaler(), _regression()))
-        self._seat(sorted(kept, key=lambda member: member[0]))
-
-    def _seat(self, members: list[tuple[int, preprocessing.StandardScaler, linear_model.LinearRegression]]) -> None:
-        self.slots["row"][[slot for slot, _, _ in self._members]] = -1
-        self._members = members
-        self.slots["row"][[slot for slot, _, _ in members]] = np.arange(len(members))
+    def _fresh(self, window: Window, row: int) -> _Pair:
+        return preprocessing.StandardScaler(), _regression()
 
     def _read(self) -> None:
         """Reads what river learnt into arrays: mean, 1 / standard deviation, weight, each [members, features]."""
         table = self._table()
         spread = table[2] > 1e-9
         self._arrays = (table[1], np.where(spread, 1 / np.sqrt(np.where(spread, table[2], 1.0)), 0.0), table[3])
-        self._intercepts: Float64 = np.array([model.intercept for _, _, model in self._members], dtype=np.float64)
+        self._intercepts: Float64 = np.array([model.intercept for _, (_, model) in self._members], dtype=np.float64)
 
     def _table(self) -> Float64:
         """float64[parts, members, features]: the scalers' counts, means, variances, and the weights."""
         names = self._names
         out = np.zeros((len(_PARTS), len(self._members), len(names)))
-        for row, (_, scaler, model) in enumerate(self._members):
+        for row, (_, (scaler, model)) in enumerate(self._members):
             if scaler.counts:
                 weights = model.weights
                 out[:, row] = [[source.get(name, 0.0) for name in names] for source in (scaler.counts, scaler.means, scaler.vars, weights)]
         return out
 
-    def forget(self, slots: Ints) -> None:
-        """Makes these slots cold; members among them lose their regressions."""
-        gone = set(slots[self.slots.i32("row")[slots] >= 0].tolist())
-        if gone:
-            self._seat([member for member in self._members if member[0] not in gone])
-            self._read()
-        super().forget(slots)
-
     def shared_state(self) -> State:
         """The members' regressions as arrays, and the rates of new items."""
-        iterations = [model.optimizer.n_iterations for _, _, model in self._members]
+        iterations = [model.optimizer.n_iterations for _, (_, model) in self._members]
         return {
-            "slots": np.array([slot for slot, _, _ in self._members], dtype=np.int64),
+            "slots": np.array([slot for slot, _ in self._members], dtype=np.int64),
             "table": self._table(),
             "intercepts": self._intercepts.copy(),
             "iterations": np.array(iterations, dtype=np.int64),
@@ -201,7 +163,7 @@ class RiverLinear(Expert):
                 scaler.vars.update(variances)
                 model._weights = utils.VectorDict(weights)
             model.intercept, model.optimizer.n_iterations = intercept, iterations
-            self._members.append((slot, scaler, model))
+            self._members.append((slot, (scaler, model)))
         self._read()
 
 

@@ -47,8 +47,10 @@ class SeasonalNaive(Expert):
             if not old.any():
                 break
             for step, lag in enumerate(lag_steps(season, horizon)):
-                row = window.row(window.closed + int(lag))
-                out[:, step] = np.where(old, row, out[:, step])
+                bucket = window.closed + int(lag)
+                if not window.shut(bucket):  # else what a shorter season says
+                    row = window.row(bucket) + window.censored(bucket) * flat
+                    out[:, step] = np.where(old, row, out[:, step])
         return out
 
     def adapt(self, window: Window) -> None:

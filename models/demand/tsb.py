@@ -68,15 +68,17 @@ class TSB(Expert):
     def _update(self, window: Window) -> None:
         chance, size, lived = (self.slots.f32(f"was_{name}")[window.slots] for name in ("chance", "size", "lived"))
         y = window.row(window.closed)
+        out_of_stock = window.censored(window.closed)
         sold = y > 0
         cold = lived == 0
         # Means while young, smoothing afterwards.
         gain = np.maximum(self._gain, 1 / (lived + np.float32(1)))
         size_gain = np.maximum(_SIZE_GAIN, 1 / (lived * chance + np.float32(1)))
         rate = self._newborn.rate(y)
-        next_size = np.where(sold, size + size_gain * (y - size), size)
+        # Stock cut a sale short: it was one of at least this size; nothing sold while there was stock says so of that share only.
+        next_size = np.where(sold, size + size_gain * (window.wanted(chance * size) - size), size)
         next_size = np.where(cold | (size == 0), np.where(sold, y, np.maximum(size, 1)), next_size)
-        next_chance = chance + gain * (sold.astype(np.float32) - chance)
+        next_chance = chance + gain * (np.where(sold, np.float32(1), out_of_stock * chance) - chance)
         next_chance = np.where(cold, np.minimum(rate / np.maximum(next_size, np.float32(1e-6)), 1), next_chance)
         self.slots.f32("chance")[window.slots] = next_chance
         self.slots.f32("size")[window.slots] = next_size

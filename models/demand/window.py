@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,8 +40,11 @@ class Window:
         self.slots = panel.slots
         self.whole: NDArray[np.bool_] = panel.whole[panel.slots]
         self.first: Ints = panel.first[panel.slots]
+        self.shared: dict[str, Any] = {}
+        """What experts that have something in common compute once a window, by name."""
         self._rows: dict[int, Float32] = {}
-        self._means: dict[tuple[int, int], Float32] = {}
+        self._sold: dict[tuple[int, int], Float32] = {}
+        self._worth: dict[tuple[int, int], Float32] = {}
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -51,8 +57,19 @@ class Window:
         """
         other = object.__new__(Window)
         other.panel, other.slots, other.whole, other.first, other._rows = self.panel, self.slots, self.whole, self.first, self._rows
-        other._means = self._means
+        other._sold, other._worth = self._sold, self._worth
         other.closed = self.closed - buckets
+        other.shared = {} if buckets else self.shared
+        return other
+
+    def of(self, rows: Ints) -> Window:
+        """Some of the items, at the same bucket.
+
+        Args:
+            rows: int64[m], ascending.
+        """
+        other = Window(replace(self.panel, slots=self.slots[rows]))
+        other.closed = self.closed
         return other
 
     def age(self) -> Ints:
@@ -94,6 +111,32 @@ class Window:
         row = ring[bucket % len(ring)]
         return np.repeat(row, len(self)) if len(row) == 1 else np.asarray(row.take(self.slots), dtype=np.float32)
 
+    def all_of(self, name: str, bucket: int) -> Float32:
+        """float32[capacity], a covariate of every slot, live or not; NaN where nothing is known.
+
+        Args:
+            name: one of the panel's.
+            bucket: as for known().
+        """
+        ring = self.panel.known[name]
+        capacity = len(self.panel.first)
+        ahead = self.panel.closed + len(self.panel.steps) - 1
+        if bucket > ahead or bucket <= ahead - len(ring):
+            return np.full(capacity, np.nan, dtype=np.float32)
+        row = ring[bucket % len(ring)]
+        return np.repeat(row, capacity) if len(row) == 1 else row
+
+    def calendar(self, step: int) -> Float32:
+        """float32[calendar], the calendar of a step after this window's newest closed bucket.
+
+        Args:
+            step: from 1; the panel knows the calendar from its own closed bucket to its horizon.
+        """
+        at = step - (self.panel.closed - self.closed)
+        if not 0 <= at < len(self.panel.steps):
+            raise ValueError(f"the panel knows the calendar of steps 0 to {len(self.panel.steps) - 1} of its own; got step {at}")
+        return self.panel.steps[at]
+
     def past(self, name: str, bucket: int) -> Float32:
         """float32[n], what was counted beside units in a closed bucket; zeros for buckets that its ring no longer holds.
 
@@ -131,21 +174,64 @@ class Window:
         """float64[n], units in the newest closed bucket."""
         return self.panel.observed() if self.closed == self.panel.closed else self.row(self.closed).astype(np.float64)
 
-    def mean(self, length: int) -> Float32:
-        """float32[n], units a bucket over the last `length` buckets, or since the item was first seen. Not to be written to.
+    def wanted(self, expected: Float32) -> Float32:
+        """float32[n], units that the newest closed bucket teaches: what was sold, and for the share without stock what was expected of it.
+
+        So a bucket without any stock teaches nothing, and no bucket teaches less than it sold. (Of a Poisson demand with the expected
+        rate this is the mean, given what was sold in the share with stock.)
+
+        Args:
+            expected: float32[n], the learner's own forecast of the bucket.
+        """
+        sold = self.row(self.closed)
+        if self.panel.censored is None:
+            return sold
+        return np.asarray(sold + self.censored(self.closed) * expected, dtype=np.float32)
+
+    def worth(self, length: int) -> Float32:
+        """float32[n], how many of the last `length` buckets an item could sell in: since it was first seen (at least one, the newest,
+        as if it were), open, and each less its share without stock. At least a quarter. Not to be written to.
 
         Args:
             length: at least 1.
         """
-        known = self._means.get((self.closed, length))
+        known = self._worth.get((self.closed, length))
+        if known is not None:
+            return known
+        buckets = range(self.closed, self.closed - length, -1)
+        opened = np.cumsum([not self.shut(bucket) for bucket in buckets]).astype(np.float32)  # of the newest 1, 2, … buckets
+        worth: Float32 = np.maximum(opened, np.float32(1))[np.clip(self.age(), 1, length) - 1]
+        if self.panel.censored is not None:
+            for bucket in buckets:
+                if not self.shut(bucket):
+                    worth -= np.where(self.first <= bucket, self.censored(bucket), np.float32(0))
+            worth = np.maximum(worth, np.float32(0.25))
+        self._worth[self.closed, length] = worth
+        return worth
+
+    def sold(self, length: int) -> Float32:
+        """float32[n], units in the open ones of the last `length` buckets. Not to be written to.
+
+        Args:
+            length: at least 1.
+        """
+        known = self._sold.get((self.closed, length))
         if known is not None:
             return known
         total = np.zeros(len(self), dtype=np.float32)
         for bucket in range(self.closed - length + 1, self.closed + 1):
-            total += self.row(bucket)
-        mean: Float32 = np.asarray(total / np.clip(self.age(), 1, length).astype(np.float32), dtype=np.float32)
-        self._means[self.closed, length] = mean
-        return mean
+            if not self.shut(bucket):
+                total += self.row(bucket)
+        self._sold[self.closed, length] = total
+        return total
+
+    def mean(self, length: int) -> Float32:
+        """float32[n], units a bucket that was open and had stock, over the last `length` buckets or since the item was first seen.
+
+        Args:
+            length: at least 1.
+        """
+        return np.asarray(self.sold(length) / self.worth(length), dtype=np.float32)
 
     def at_first(self, oldest: int) -> Float32:
         """float32[n], units in the bucket in which each item was first seen; zeros where that is older than `oldest`.

@@ -6,6 +6,7 @@ A block is one message to one activity partition. Kinds:
     rows    segments of one source partition, each with its epoch, and the epoch that the source has reached
     idle    the source partition is idle from here on, until it speaks again
     end     the source partition has ended; carries its largest event time
+    facts   segments of facts and measurements only, of a source partition that nobody waits for
 
 The bytes are msgpack: columns are little-endian arrays inside. Column names travel with them, so that a later version
 may add some and an older log stays readable.
@@ -21,6 +22,19 @@ import msgspec
 import numpy as np
 
 from stream.engine.columns import MICRO, MISSING, Event, Ints, Rows
+from stream.engine.facts import (
+    FactRows,
+    Facts,
+    Measured,
+    MeasuredRows,
+    join_facts,
+    join_measured,
+    pack_facts,
+    pack_measured,
+    pieces,
+    stamp_facts,
+    weigh,
+)
 
 VERSION = 1
 MAX_BLOCK_BYTES = 512 * 1024
@@ -58,7 +72,9 @@ class Segment(msgspec.Struct, array_like=True):
     epoch: int
     items: list[str]
     columns: dict[str, bytes]
-    """`item` uint32 index into items, `grain` int64 grain number, SUMS and PRICE int64."""
+    """`item` uint32 index into items, `grain` int64 grain number, SUMS and PRICE int64; empty where there are only facts."""
+    facts: Facts | None = None
+    measured: Measured | None = None
 
 
 class Block(msgspec.Struct, array_like=True):
@@ -265,7 +281,7 @@ def pack(source: Source, reached: int, segments: Sequence[Segment]) -> Iterator[
     batch: list[Segment] = []
     size = 0
     for segment in segments:
-        weight = sum(map(len, segment.columns.values())) + sum(map(len, segment.items)) + 64
+        weight = sum(map(len, segment.columns.values())) + sum(map(len, segment.items)) + weigh(segment.facts, segment.measured) + 64
         if batch and size + weight > MAX_BLOCK_BYTES:
             yield Block(VERSION, "rows", source, segment.epoch, batch)
             batch, size = [], 0
@@ -274,12 +290,72 @@ def pack(source: Source, reached: int, segments: Sequence[Segment]) -> Iterator[
     yield Block(VERSION, "rows", source, reached, batch)
 
 
+def facts_segment(epoch: int, facts: FactRows | None, measured: MeasuredRows | None = None) -> Segment:
+    """A segment of facts and measurements, for one activity partition.
+
+    Forecast applies it with the epoch, after the epoch's rows and before the buckets that end with it close: what it says is known to
+    the forecasts issued at the end of the epoch and later, never before.
+
+    Args:
+        epoch: bucket number of the smallest bucket size.
+        facts: see facts.fact_rows.
+        measured: see facts.measured_rows; their buckets must not lie more than one after the epoch.
+    """
+    return Segment(epoch, [], {}, None if facts is None else pack_facts(facts), None if measured is None else pack_measured(measured))
+
+
+def facts_by_partition(epoch: Ints, facts: FactRows, partitions: int) -> list[list[Segment]]:
+    """Facts as segments: those of an item to its activity partition, the others to all.
+
+    Args:
+        epoch: int64[n], of each row.
+        facts: n rows.
+        partitions: of the activity topic.
+    """
+    crc = np.array([*(zlib.crc32(name.encode()) % partitions for name in facts.items), -1], dtype=np.int64)
+    home = crc[facts.item]
+    result: list[list[Segment]] = [[] for _ in range(partitions)]
+    for p in range(partitions):
+        mine = np.flatnonzero((home == p) | (home < 0))
+        for number in np.unique(epoch[mine]).tolist():
+            rows = mine[epoch[mine] == number]
+            for piece in pieces(facts.item[rows], facts.items, MAX_BLOCK_BYTES // 4):
+                result[p].append(facts_segment(number, facts.pick(rows[piece])))
+    return result
+
+
+def measured_by_partition(epoch: Ints, measured: MeasuredRows, partitions: int) -> list[list[Segment]]:
+    """Measurements as segments of their items' activity partitions.
+
+    Args:
+        epoch: int64[n], of each row.
+        measured: n rows.
+        partitions: of the activity topic.
+    """
+    home = np.array([zlib.crc32(name.encode()) % partitions for name in measured.items], dtype=np.int64)[measured.item]
+    result: list[list[Segment]] = [[] for _ in range(partitions)]
+    for p in range(partitions):
+        mine = np.flatnonzero(home == p)
+        for number in np.unique(epoch[mine]).tolist():
+            rows = mine[epoch[mine] == number]
+            for piece in pieces(measured.item[rows], measured.items, MAX_BLOCK_BYTES // 4):
+                result[p].append(facts_segment(number, None, measured.pick(rows[piece])))
+    return result
+
+
 def merge(segments: Sequence[Segment]) -> Segment:
-    """One segment with the same sums and last prices, rows ordered by item and grain; what waits for its epoch stays small.
+    """One segment with the same sums, last prices, facts and measurements, rows ordered by item and grain; what waits for its epoch stays small.
 
     Args:
         segments: of one epoch, at least one; the source of a price is told apart by `price_source` (see `stamp_source`).
     """
+    told = [segment.facts for segment in segments if segment.facts is not None]
+    counted = [segment.measured for segment in segments if segment.measured is not None]
+    facts, measured = join_facts(told) if told else None, join_measured(counted) if counted else None
+    with_rows = [segment for segment in segments if segment.columns]
+    if not with_rows:
+        return Segment(segments[0].epoch, [], {}, facts, measured)
+    segments = with_rows
     names = sorted({name for segment in segments for name in segment.items})
     place = {name: i for i, name in enumerate(names)}
     items, grains = [], []
@@ -307,17 +383,19 @@ def merge(segments: Sequence[Segment]) -> Segment:
             data[name] = total.astype("<i8").tobytes()
     for name in (*PRICE, "price_source"):
         data[name] = columns[name][order][last].astype("<i8").tobytes()
-    return Segment(segments[0].epoch, names, data)
+    return Segment(segments[0].epoch, names, data, facts, measured)
 
 
 def stamp_source(segment: Segment, source: Source) -> None:
-    """Notes in a segment which source partition its prices came from, as a number that orders sources the same everywhere.
+    """Notes in a segment which source partition its prices and facts came from, as a number that orders sources the same everywhere.
 
     Args:
         segment: changed in place.
         source: a partition below 65,536.
     """
+    number = (zlib.crc32(source.name.encode()) << 16) | source.partition
+    if segment.facts is not None:
+        stamp_facts(segment.facts, number)
     if "price" in segment.columns:
         rows = len(segment.columns["grain"]) // 8
-        number = (zlib.crc32(source.name.encode()) << 16) | source.partition
         segment.columns["price_source"] = np.full(rows, number, "<i8").tobytes()

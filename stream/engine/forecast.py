@@ -1,8 +1,8 @@
 """The forecast engine: one shard per activity partition. Blocks in; demand and spike columns out.
 
 Pure: no Kafka, no clock, no logging. Epochs, not arrival, order its world: a segment waits until every source that is not
-idle has left its epoch behind; then the epoch is applied, corrections are published, and the buckets that end with it
-tick. Slots are given to new items in item-id order within an epoch, so "in slot order" is the same order in every replay.
+idle has left its epoch behind; then the epoch is applied, corrections are published, what was told by its end becomes known, and the
+buckets that end with it tick. Slots are given to new items in item-id order within an epoch, so "in slot order" is the same order in every replay.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.demand.forecaster import DemandForecaster
-from models.device import pick
-from models.protocol import DemandSpec, Panel
+from models.protocol import Panel
 from stream.engine.activity import SUMS, Agreement, Block, Segment, Source, column, merge, stamp_source
 from stream.engine.columns import Bools, DemandColumns, ForecastColumns, Ints, SpikeColumns
-from stream.engine.spikes import SpikeDetector
-from stream.engine.time import Grid, Zone, calendar
-from stream.engine.windows import CHANNELS, Windows
+from stream.engine.covariates import Covariates
+from stream.engine.facts import join_rows, read_facts, read_measured
+from stream.engine.measured import STAMPS, PriceSeen
+from stream.engine.resolution import UNSEEN, Reach, Resolution, ResolutionSpec
+from stream.engine.time import Grid, Zone
+from stream.engine.windows import CHANNELS
+
+__all__ = ["AgreementError", "Columns", "Counters", "ForecastShard", "ForecastSpec", "ResolutionSpec", "SourceState"]
 
 _CHUNK = 4096
 """Items forecast at a time: bounds the memory of a tick, changes no result."""
@@ -27,15 +30,6 @@ _MERGE_SEGMENTS = 64
 """So many segments of one epoch are merged into one while they wait: bounds what an hour of a busy shop holds in memory."""
 
 Columns = DemandColumns | SpikeColumns
-
-
-@dataclass(frozen=True, slots=True)
-class ResolutionSpec:
-    """One bucket size."""
-
-    demand: DemandSpec
-    history: int
-    """Closed buckets that the models may see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,51 +65,12 @@ class Counters:
 
     evicted: int = 0
     beyond_ring: int = 0
+    ignored_facts: int = 0
+    """Facts and measurements under more names than a partition may know."""
 
 
 class AgreementError(Exception):
     """Ingest and forecast were configured differently."""
-
-
-class _Resolution:
-    """Windows, models and spikes of one bucket size."""
-
-    def __init__(self, spec: ResolutionSpec, whole: ForecastSpec) -> None:
-        self.spec = spec.demand
-        self.grid = Grid(spec.demand.size, whole.zone)
-        size = self.grid.size_ms
-        room = -(-(whole.allowed_lateness_ms + whole.max_lead_ms + whole.out_of_orderness_ms) // size) + 2
-        ahead = -(-whole.out_of_orderness_ms // size) + 2
-        self.forecaster = DemandForecaster(spec.demand, pick(whole.device))
-        self.windows = Windows(self.grid, max(spec.history, room, self.forecaster.lookback), room, ahead)
-        self.spikes = SpikeDetector()
-        self.first: Ints = np.zeros(0, np.int64)
-        self.active: Ints = np.zeros(0, np.int64)
-        """Bucket of the item's last activity."""
-        self.patience = max(*spec.demand.seasons, spec.demand.horizon) if spec.demand.seasons else spec.demand.horizon
-        self.pace = min(spec.demand.horizon, self.patience)
-
-    def resize(self, capacity: int) -> None:
-        for name in ("first", "active"):
-            grown = np.zeros(capacity, np.int64)
-            old = getattr(self, name)
-            grown[: len(old)] = old
-            setattr(self, name, grown)
-        self.windows.resize(capacity)
-        self.forecaster.resize(capacity)
-        self.spikes.resize(capacity)
-
-    def forget(self, slots: Ints) -> None:
-        self.windows.forget(slots)
-        self.forecaster.forget(slots)
-        self.spikes.forget(slots)
-
-    def panel(self, slots: Ints, whole: Bools, capacity_first: Ints) -> Panel:
-        closed = self.windows.closed
-        assert closed is not None
-        units = self.windows.channels["units"]
-        steps = calendar(self.grid, np.arange(closed, closed + 1 + self.spec.horizon, dtype=np.int64))
-        return Panel(slots, closed, units.closed, units.scale, capacity_first, steps, whole)
 
 
 @dataclass(slots=True)
@@ -125,6 +80,7 @@ class _Epoch:
     slots: Ints
     grain_ms: Ints
     columns: dict[str, Ints] = field(default_factory=dict)
+    prices: dict[str, Ints] = field(default_factory=dict)
 
 
 class ForecastShard:
@@ -148,7 +104,12 @@ class ForecastShard:
         self.live: Bools = np.zeros(0, np.bool_)
         self.whole: Bools = np.zeros(0, np.bool_)
         self.seen_ms: Ints = np.zeros(0, np.int64)
-        self.resolutions = [_Resolution(r, spec) for r in spec.resolutions]
+        reach = Reach(spec.out_of_orderness_ms, spec.allowed_lateness_ms, spec.max_lead_ms)
+        self.resolutions = [Resolution(i, r, spec.zone, reach, spec.device) for i, r in enumerate(spec.resolutions)]
+        self.covariates = Covariates([(r.grid, r.windows.depth, r.spec.horizon) for r in self.resolutions])
+        self.seen = PriceSeen()
+        self.forecast_items = 0
+        """Items with activity; the others are known only by what was told of them."""
         self.counters = Counters()
         self.changes = 0
         """Grows with every epoch applied: between two of them the item arrays stand still."""
@@ -186,6 +147,10 @@ class ForecastShard:
             self._meet(block)
             return
         assert block.source is not None
+        if block.kind == "facts":  # nobody waits for its source
+            self._hold(block)
+            yield from self._advance()
+            return
         source = self.sources.setdefault(block.source, SourceState())
         if block.kind == "idle":
             source.idle = True
@@ -193,17 +158,22 @@ class ForecastShard:
             source.ended, source.max_ms = True, block.max_ms
         else:
             source.idle = source.ended = False
-            for segment in block.segments:
-                # A source that comes back from idleness may bring epochs that the others have left behind: theirs is now the next.
-                epoch = segment.epoch if self.next_epoch is None else max(segment.epoch, self.next_epoch)
-                stamp_source(segment, block.source)
-                waiting = self.held.setdefault(epoch, [])
-                waiting.append(segment)
-                if len(waiting) >= _MERGE_SEGMENTS:
-                    self.held[epoch] = [merge(waiting)]
+            self._hold(block)
             if block.reached is not None:
                 source.reached = max(block.reached, source.reached) if source.reached is not None else block.reached
         yield from self._advance()
+
+    def _hold(self, block: Block) -> None:
+        """Keeps segments until their epoch."""
+        assert block.source is not None
+        for segment in block.segments:
+            # Who comes back from idleness, or is waited for by nobody, may bring epochs that the others have left behind: theirs is now the next.
+            epoch = segment.epoch if self.next_epoch is None else max(segment.epoch, self.next_epoch)
+            stamp_source(segment, block.source)
+            waiting = self.held.setdefault(epoch, [])
+            waiting.append(segment)
+            if len(waiting) >= _MERGE_SEGMENTS:
+                self.held[epoch] = [merge(waiting)]
 
     def _meet(self, block: Block) -> None:
         if block.agreement != self.spec.agreement:
@@ -239,7 +209,7 @@ class ForecastShard:
             self.next_epoch = min([target, *self.held])
             start = self.epochs.start_of(self.next_epoch)
             for resolution in self.resolutions:
-                resolution.windows.begin(resolution.grid.number_of(start))
+                resolution.begin(resolution.grid.number_of(start), self.covariates)
 
     def _finish(self) -> Iterator[Columns]:
         """All sources have ended: applies what is held and closes every bucket that ends by the largest event time."""
@@ -249,34 +219,47 @@ class ForecastShard:
         last = max(times)
         self._begin(self.epochs.number_of(last))
         assert self.next_epoch is not None
-        while self.held or self.epochs.end_of(self.next_epoch) <= last:
+        final = self.epochs.number_of(last)
+        while self._due(final) or self.epochs.end_of(self.next_epoch) <= last:
             epoch = self.next_epoch
             self.next_epoch += 1
             yield from self._apply(epoch, min(self.epochs.end_of(epoch), last))
-            self._skip(self.epochs.number_of(last))
+            self._skip(final)
+
+    def _due(self, final: int) -> bool:
+        """Whether rows are held, or facts that were told by the end; later ones wait for a log that goes on."""
+        return any(epoch <= final or any(s.columns for s in segments) for epoch, segments in self.held.items())
 
     def _skip(self, target: int) -> None:
-        """While no item lives and none is to come, buckets close without a trace: goes straight to the next epoch that has rows.
+        """While no item is forecast and none is to come, buckets close without a trace: goes straight to the next epoch that has rows.
 
         Bucket by bucket (34 µs each) the years between one event with a wrong clock and today's would take minutes.
         """
         assert self.next_epoch is not None
         epoch = min([target, *self.held])
-        if not self.index and epoch > self.next_epoch:
+        if not self.forecast_items and epoch > self.next_epoch:
             self.next_epoch = epoch
             for resolution in self.resolutions:
-                resolution.windows.begin(resolution.grid.number_of(self.epochs.start_of(epoch)))
+                resolution.begin(resolution.grid.number_of(self.epochs.start_of(epoch)), self.covariates)
 
     # -- an epoch ----------------------------------------------------------------------------------------------------
 
     def _apply(self, epoch: int, boundary_ms: int) -> Iterator[Columns]:
-        """Applies an epoch's rows, publishes corrections, then closes the buckets that end by the boundary."""
+        """Applies an epoch's rows, publishes corrections, takes what was told, then closes the buckets that end by the boundary."""
         self.changes += 1
-        segments = self.held.pop(epoch, None)
-        if segments:
-            rows = self._merge(segments)
+        segments = self.held.pop(epoch, [])
+        with_rows = [segment for segment in segments if segment.columns]
+        if with_rows:
+            rows = self._merge(with_rows)
             for resolution in self.resolutions:
                 yield from self._add(resolution, rows, boundary_ms)
+            self.seen.add({"slot": rows.slots} | rows.prices, self.epochs.end_of(epoch), self.capacity)
+        elif len(self.seen.ahead["slot"]):
+            none = np.zeros(0, np.int64)
+            self.seen.add(dict.fromkeys(self.seen.ahead, none), self.epochs.end_of(epoch), self.capacity)
+        # After the corrections: those are forecast as of an issue that knew nothing of this.
+        self._tell(segments)
+        self._measure(segments)
         for resolution in self.resolutions:
             while True:
                 closed = resolution.windows.closed
@@ -293,29 +276,70 @@ class ForecastShard:
         if new:
             self._allocate(sorted(new))
         slots, grains = [], []
-        columns: dict[str, list[Ints]] = {name: [] for name in SUMS}
+        columns: dict[str, list[Ints]] = {name: [] for name in (*SUMS, "price", *STAMPS)}
         for segment in segments:
             local = np.array([self.index[name] for name in segment.items], dtype=np.int64)
             item = np.frombuffer(segment.columns["item"], "<u4")
             slots.append(local[item])
             grains.append(np.frombuffer(segment.columns["grain"], "<i8") * grain_ms)
-            for name in SUMS:
-                columns[name].append(column(segment, name, len(item)))
+            for name, parts in columns.items():
+                parts.append(column(segment, name, len(item)))
         rows = _Epoch(np.concatenate(slots), np.concatenate(grains))
-        rows.columns = {name: np.concatenate(parts) for name, parts in columns.items()}
+        rows.columns = {name: np.concatenate(columns[name]) for name in SUMS}
+        rows.prices = {name: np.concatenate(columns[name]) for name in ("price", *STAMPS)}
+        fresh = np.unique(rows.slots[self.resolutions[0].first[rows.slots] == UNSEEN])
+        self.seen_ms[fresh] = 0  # what was told of them no longer keeps them
         np.maximum.at(self.seen_ms, rows.slots, rows.grain_ms + grain_ms)
         self.whole[rows.slots[rows.columns["fractions"] > 0]] = False
-        if new:
-            fresh = np.unique(rows.slots[np.isin(rows.slots, [self.index[name] for name in new])])
+        if len(fresh):
+            self.forecast_items += len(fresh)
             for resolution in self.resolutions:
                 number = resolution.grid.number(rows.grain_ms)
-                resolution.first[fresh] = np.iinfo(np.int64).max
                 mine = np.isin(rows.slots, fresh)
                 np.minimum.at(resolution.first, rows.slots[mine], number[mine])
                 resolution.active[fresh] = resolution.first[fresh]
         return rows
 
-    def _add(self, resolution: _Resolution, rows: _Epoch, boundary_ms: int) -> Iterator[Columns]:
+    def _tell(self, segments: list[Segment]) -> None:
+        """Applies facts. An item that was not known before is from now on, but it is not forecast until there is activity."""
+        parts = [read_facts(segment.facts) for segment in segments if segment.facts is not None]
+        if not parts:
+            return
+        facts = join_rows(parts)
+        new = sorted({facts.items[i] for i in np.unique(facts.item).tolist() if i >= 0} - self.index.keys())
+        self._allocate(new)
+        slots = np.array([*(self.index.get(name, -1) for name in facts.items), -1], dtype=np.int64)[facts.item]
+        silent = np.flatnonzero((slots >= 0) & (self.resolutions[0].first[slots] == UNSEEN))
+        np.maximum.at(self.seen_ms, slots[silent], np.maximum(facts.announced, facts.starts)[silent])
+        opens = [r.grid.start_of(r.windows.closed + 1) for r in self.resolutions if r.windows.closed is not None]
+        self.covariates.tell(facts, slots, min(opens) - self.spec.allowed_lateness_ms)
+        self.counters.ignored_facts += self.covariates.names.ignored
+        self.covariates.names.ignored = 0
+
+    def _measure(self, segments: list[Segment]) -> None:
+        """Applies measurements of items that are known."""
+        parts = [read_measured(segment.measured) for segment in segments if segment.measured is not None]
+        for name in sorted({name for part in parts for name in part.names}):
+            slots, grains, values, weights, mean = [], [], [], [], False
+            for part in parts:
+                if name not in part.names:
+                    continue
+                number = part.names.index(name)
+                mean = part.means[number]
+                slot = np.array([self.index.get(item, -1) for item in part.items], dtype=np.int64)[part.item]
+                mine = np.flatnonzero((part.name == number) & (slot >= 0))
+                slots.append(slot[mine])
+                grains.append(part.grain[mine] * self.spec.agreement.grain_ms)
+                values.append(part.value[mine])
+                weights.append(part.weight[mine])
+            slot = np.concatenate(slots)
+            if not self.covariates.names.admit(name):
+                self.counters.ignored_facts += len(slot)
+            elif len(slot):
+                for resolution in self.resolutions:
+                    resolution.measure(name, mean, np.concatenate(grains), slot, np.concatenate(values), np.concatenate(weights))
+
+    def _add(self, resolution: Resolution, rows: _Epoch, boundary_ms: int) -> Iterator[Columns]:
         """Adds rows to one bucket size's windows; publishes corrections of buckets that had closed before."""
         bucket = resolution.grid.number(rows.grain_ms)
         late, gone = resolution.windows.add(bucket, rows.slots, {name: rows.columns[name] for name in CHANNELS})
@@ -333,19 +357,19 @@ class ForecastShard:
             if again:
                 known = slots[resolution.first[slots] <= closed]
                 if len(known):
-                    resolution.forecaster.correct(resolution.panel(known, self.whole, resolution.first))
+                    resolution.forecaster.correct(resolution.panel(known, self.whole, self.covariates))
             if again and not ticks_now:
                 yield from self._forecast(resolution, slots[resolution.first[slots] <= closed], corrects=True)
             else:
                 yield self._demand(resolution, number, slots, corrects=True, forecast=None)
 
-    def _tick(self, resolution: _Resolution) -> Iterator[Columns]:
+    def _tick(self, resolution: Resolution) -> Iterator[Columns]:
         """The oldest open bucket of a size closes: judge it, learn from it, forecast anew."""
-        closed = resolution.windows.close()
+        closed = resolution.close(self.covariates, self.seen)
         slots = np.flatnonzero(self.live & (resolution.first <= closed))
         if not len(slots):
             return
-        panel = resolution.panel(slots, self.whole, resolution.first)
+        panel = resolution.panel(slots, self.whole, self.covariates)
         yield from self._judge(resolution, panel)
         resolution.forecaster.close(panel)
         # Items without activity for long are forecast at a slower pace, spread over the ticks.
@@ -353,7 +377,7 @@ class ForecastShard:
         due = (silent < resolution.patience) | ((closed + slots) % resolution.pace == 0)
         yield from self._forecast(resolution, slots[due], corrects=False)
 
-    def _judge(self, resolution: _Resolution, panel: Panel) -> Iterator[Columns]:
+    def _judge(self, resolution: Resolution, panel: Panel) -> Iterator[Columns]:
         observed = panel.observed()
         p_value, expected = resolution.forecaster.tail(panel.slots, observed, panel.closed)
         places, severity, state = resolution.spikes.judge(panel.slots, p_value)
@@ -371,19 +395,20 @@ class ForecastShard:
                 model_version=self.spec.model_version,
             )
 
-    def _forecast(self, resolution: _Resolution, slots: Ints, corrects: bool) -> Iterator[Columns]:
+    def _forecast(self, resolution: Resolution, slots: Ints, corrects: bool) -> Iterator[Columns]:
         closed = resolution.windows.closed
         assert closed is not None
         for start in range(0, len(slots), _CHUNK):
             piece = slots[start : start + _CHUNK]
-            panel = resolution.panel(piece, self.whole, resolution.first)
+            panel = resolution.panel(piece, self.whole, self.covariates)
             made = resolution.forecaster.forecast(panel)
             resolution.forecaster.hold(panel, made)
             forecast = ForecastColumns(made.mean, made.quantiles, made.p_zero, made.totals, made.weights_row, made.weights)
             yield self._demand(resolution, closed, piece, corrects, forecast)
 
-    def _demand(self, resolution: _Resolution, bucket: int, slots: Ints, corrects: bool, forecast: ForecastColumns | None) -> DemandColumns:
+    def _demand(self, resolution: Resolution, bucket: int, slots: Ints, corrects: bool, forecast: ForecastColumns | None) -> DemandColumns:
         channels = resolution.windows.channels
+        without = self.covariates.censored(resolution.number)
         return DemandColumns(
             item=[self.names[s] for s in slots.tolist()],
             bucket=resolution.spec.size,
@@ -394,7 +419,7 @@ class ForecastShard:
             orders=channels["lines"].values(bucket, slots),
             views=channels["views"].values(bucket, slots),
             carts=channels["carts"].values(bucket, slots),
-            censored=np.zeros(len(slots)),
+            censored=np.zeros(len(slots)) if without is None else without[bucket % len(without), slots].astype(np.float64),
             whole=self.whole[slots],
             corrects=corrects,
             forecast=forecast,
@@ -418,6 +443,8 @@ class ForecastShard:
         self.capacity = capacity
         for resolution in self.resolutions:
             resolution.resize(capacity)
+        self.covariates.resize(capacity)
+        self.seen.resize(capacity)
 
     def _allocate(self, names: list[str]) -> None:
         while len(self.free) < len(names):
@@ -429,20 +456,30 @@ class ForecastShard:
             self.live[slot] = True
             self.whole[slot] = True
             self.seen_ms[slot] = 0
+            for resolution in self.resolutions:
+                resolution.first[slot] = UNSEEN
 
     def _evict(self, now_ms: int) -> None:
-        """Forgets items without activity for long: a rule of event time, so that a replay forgets them at the same place."""
+        """Forgets items without activity for long: a rule of event time, so that a replay forgets them at the same place.
+
+        An item that was never active stays as long after what was last told of it, or after what that announces begins.
+        """
         over = np.flatnonzero(self.live & (self.seen_ms < now_ms - self.spec.forget_after_ms))
         surplus = len(self.index) - len(over) - self.spec.max_items
-        if surplus > 0:  # the longest unseen go first; among equals the lower slot, which is the same in every replay
+        if surplus > 0:
+            # Those that were never active go first, then the longest unseen; among equals the lower slot, which is the same in every replay.
             rest = np.setdiff1d(np.flatnonzero(self.live), over, assume_unique=True)
-            over = np.sort(np.concatenate([over, rest[np.argsort(self.seen_ms[rest], kind="stable")][:surplus]]))
+            order = np.lexsort((self.seen_ms[rest], self.resolutions[0].first[rest] != UNSEEN))
+            over = np.sort(np.concatenate([over, rest[order][:surplus]]))
         if not len(over):
             return
         for slot in over.tolist():
             del self.index[self.names[slot]]
             self.names[slot] = ""
         self.live[over] = False
+        self.forecast_items -= int((self.resolutions[0].first[over] != UNSEEN).sum())
+        self.covariates.forget(over)
+        self.seen.forget(over)
         for resolution in self.resolutions:
             resolution.forget(over)
         self.free.extend(over[::-1].tolist())

@@ -13,16 +13,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stream.engine.activity import (
+    VERSION,
     Block,
     ItemColumn,
     Segment,
     Source,
     clickstream_sums,
+    facts_by_partition,
+    measured_by_partition,
     number_items,
     order_sums,
     pack,
     segments_by_partition,
 )
+from stream.engine.announced import offer_facts, review_measures, signal_facts
 from stream.engine.columns import UNKNOWN, IntentColumns, Ints, Rejected, Rows
 from stream.engine.sessions import SessionBook
 from stream.engine.time import Grid, Zone
@@ -111,7 +115,10 @@ class IngestShard:
             rows: in offset order; may be empty.
         """
         done = Ingested(blocks=[[] for _ in range(self.spec.partitions)])
-        if not len(rows) or not self.holds:
+        if not len(rows):
+            return done
+        if not self.holds:
+            self._announce(rows, done)
             return done
         lateness = self.spec.out_of_orderness_ms
         high = np.maximum(np.maximum.accumulate(rows.time_ms), self.max_ms)
@@ -158,6 +165,32 @@ class IngestShard:
                 done.blocks[p] = list(pack(self.source, reached, mine))
         self.reached = reached
         return done
+
+    def next_mark_ms(self, time_ms: int) -> int:
+        """The watermark after a row of this time."""
+        return max(self.watermark_ms, time_ms - self.spec.out_of_orderness_ms)
+
+    def _announce(self, rows: Rows, done: Ingested) -> None:
+        """Offers, signals and reviews: facts and measurements, each in the epoch that ends with or after its being told.
+
+        What is told at the very end of a bucket is known to the forecast issued then. Out of order by more than out_of_orderness it
+        goes into the epoch that the partition's own watermark has reached, so that its log alone decides.
+        """
+        after = np.maximum(np.maximum.accumulate(rows.time_ms), self.max_ms) - self.spec.out_of_orderness_ms
+        self.max_ms = int(after[-1]) + self.spec.out_of_orderness_ms
+        epoch = np.maximum(self.epochs.number(rows.time_ms - 1), self.epochs.number(after - 1))
+        segments: list[list[Segment]] = [[] for _ in range(self.spec.partitions)]
+        if self.kind == "reviews":
+            measured, row = review_measures(rows, self.spec.grain_ms)
+            segments = measured_by_partition(epoch[row], measured, self.spec.partitions)
+        else:
+            facts = offer_facts(rows) if self.kind == "offers" else signal_facts(rows)
+            if facts is not None:
+                row = np.searchsorted(rows.offset, facts.offset)  # a message is a row
+                segments = facts_by_partition(epoch[row], facts, self.spec.partitions)
+        for blocks, mine in zip(done.blocks, segments, strict=True):
+            if mine:
+                blocks.extend(Block(VERSION, "facts", self.source, None, block.segments) for block in pack(self.source, 0, mine))
 
     def _sessions(self, rows: Rows, items: ItemColumn, before: Ints, after: Ints) -> list[IntentColumns]:
         """Cuts the rows at ticks, where sessions that are over are learnt from before anything later is scored."""

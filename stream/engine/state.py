@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stream.engine.activity import Segment, Source
 from stream.engine.columns import Ints
+from stream.engine.covariate_state import CovariateNote, covariate_arrays, covariate_note, restore_covariates
 from stream.engine.forecast import ForecastShard
 from stream.engine.forecast import SourceState as SourceProgress
 from stream.engine.ingest import IngestShard
@@ -159,6 +160,7 @@ class _ForecastNote(msgspec.Struct):
     next_epoch: int | None
     closed: list[int | None]
     scales: list[dict[str, int]]
+    covariates: CovariateNote = msgspec.field(default_factory=CovariateNote)
 
 
 def forecast_state(shard: ForecastShard) -> State:
@@ -174,6 +176,7 @@ def forecast_note(shard: ForecastShard) -> State:
         shard.next_epoch,
         [r.windows.closed for r in shard.resolutions],
         [{name: channel.scale for name, channel in r.windows.channels.items()} for r in shard.resolutions],
+        covariate_note(shard),
     )
     return {"note": _note(note), "held": _note(dict(sorted(shard.held.items())))}
 
@@ -196,7 +199,7 @@ def forecast_arrays(shard: ForecastShard) -> State:
         state |= _below(f"{prefix}model.", resolution.forecaster.state(copy=False))
         for name, channel in resolution.windows.channels.items():
             state |= {f"{prefix}{name}.closed": channel.closed, f"{prefix}{name}.open": channel.open}
-    return state
+    return state | covariate_arrays(shard)
 
 
 def restore_forecast(shard: ForecastShard, state: Mapping[str, NDArray[Any]]) -> None:
@@ -222,11 +225,24 @@ def restore_forecast(shard: ForecastShard, state: Mapping[str, NDArray[Any]]) ->
         resolution.forecaster.restore(_under(f"{prefix}model.", state), copy=False)
         resolution.windows.closed = closed
         for name, channel in resolution.windows.channels.items():
-            _restore_channel(channel, state[f"{prefix}{name}.closed"], state[f"{prefix}{name}.open"], scales[name])
+            cells = _deepened(state[f"{prefix}{name}.closed"], channel.depth, closed)
+            _restore_channel(channel, cells, state[f"{prefix}{name}.open"], scales[name])
+    restore_covariates(shard, note.covariates, state)
 
 
 def _restore_channel(channel: Channel, closed: NDArray[Any], open_buckets: NDArray[Any], scale: int) -> None:
     channel.closed, channel.open, channel.scale = closed, open_buckets, scale
+
+
+def _deepened(cells: NDArray[Any], depth: int, closed: int | None) -> NDArray[Any]:
+    """A ring of version 1, in which views and carts had fewer buckets, as one of today's depth; what it never held is zero."""
+    if len(cells) >= depth:
+        return cells
+    deeper = np.zeros((depth, cells.shape[1]), cells.dtype)
+    if closed is not None:
+        buckets = np.arange(closed - len(cells) + 1, closed + 1)
+        deeper[buckets % depth] = cells[buckets % len(cells)]
+    return deeper
 
 
 def _by_source(pair: tuple[Source, object]) -> tuple[str, int]:

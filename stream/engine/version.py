@@ -1,4 +1,4 @@
 """The version of the engines' state, apart from the engines: who lists snapshots needs no network and no model."""
 
-VERSION = 1
+VERSION = 2
 """Grows with every change that an older reader of the state could not follow."""

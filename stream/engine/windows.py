@@ -18,6 +18,8 @@ from stream.engine.time import Grid
 QUANTITIES = ("units", "returns")
 COUNTS = ("lines", "views", "carts")
 CHANNELS = QUANTITIES + COUNTS
+PAST = 28
+"""Closed buckets of views, carts and the last price seen that models may look back on."""
 _LARGE = np.iinfo(np.int32).max
 
 
@@ -107,7 +109,7 @@ class Windows:
     Args:
         grid: numbers the buckets.
         depth: closed buckets that the models may see.
-        room: closed buckets that late rows may correct; the channels that no model reads keep just these.
+        room: closed buckets that late rows may correct; the channels that no model reads keep just these, views and carts PAST.
         ahead: open buckets.
     """
 
@@ -115,9 +117,11 @@ class Windows:
         self.grid = grid
         self.depth, self.ahead = depth, ahead
         self.room = min(depth, room)
+        self.past = min(depth, max(room, PAST))
         self.closed: int | None = None
         """Number of the newest closed bucket; None before the first row."""
-        self.channels = {name: Channel(depth if name == "units" else self.room, ahead, name in QUANTITIES) for name in CHANNELS}
+        depths = {"units": depth, "views": self.past, "carts": self.past}
+        self.channels = {name: Channel(depths.get(name, self.room), ahead, name in QUANTITIES) for name in CHANNELS}
 
     def begin(self, bucket: int) -> None:
         """The bucket that is open now: the first, or the first after a time without items."""

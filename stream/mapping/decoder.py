@@ -217,6 +217,8 @@ class _Batch:
         cancelled = read_flags(self._values("cancelled")) if self._has("cancelled") else None
         extra = self._extra()
         self._check_amounts(price, quantity)
+        if extra is not None:
+            self._check_announced(time_ms, price, extra)
         stamps_ms = self.stamps_ms[self.index]
         self._check_future(time_ms, stamps_ms)
         if event is not None:
@@ -287,6 +289,24 @@ class _Batch:
         worth = np.abs(np.where(there, price, 0) / MICRO) * np.abs(np.where(there, quantity, 0) / MICRO)
         for row in np.flatnonzero(worth > LIMIT).tolist():
             self.faults.note(row, "bad_value", "price", f"times quantity must be from -{LIMIT} to {LIMIT}; got {worth[row]:.4g}")
+
+    def _check_announced(self, time_ms: Ints, price: Ints | None, extra: dict[str, list[object]]) -> None:
+        """What is announced must end after it starts, and neither prices nor stock are negative."""
+        ends = extra.get("ends_ms")
+        if ends is not None:
+            starts = extra.get("starts_ms") or [None] * len(ends)
+            for row, (start, end, told) in enumerate(zip(starts, ends, time_ms.tolist(), strict=True)):
+                begin = told if start is None else start
+                if isinstance(end, int) and isinstance(begin, int) and end <= begin:
+                    since = "the announcement" if start is None else "starts"
+                    self.faults.note(row, "bad_value", "ends", f"must be after {since}; got {(end - begin) / 1000:g} s after it")
+        amounts: dict[str, list[object]] = {name: extra[name] for name in _AMOUNTS if name in extra}
+        if price is not None:
+            amounts["price"] = _objects(price)
+        for field, values in amounts.items():
+            for row, value in enumerate(values):
+                if isinstance(value, int) and value < 0:
+                    self.faults.note(row, "bad_value", field, f"must not be negative; got {value / MICRO:g}")
 
     def _check_future(self, time_ms: Ints, stamps_ms: Ints) -> None:
         # The message's own stamp is in the log, so a replay decides the same. Without one (-1) there is nothing to go by.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -12,13 +13,17 @@ from models.protocol import DemandSpec
 from stream.config import Bucket, Config, UserError
 from stream.engine.activity import Block, BlockError, decode_block
 from stream.engine.columns import UNKNOWN, DemandColumns, SpikeColumns
-from stream.engine.forecast import AgreementError, ForecastShard, ForecastSpec, ResolutionSpec
+from stream.engine.covariates import MOST_NAMES
+from stream.engine.forecast import AgreementError, ForecastShard, ForecastSpec
+from stream.engine.resolution import ResolutionSpec
 from stream.engine.state import forecast_arrays, forecast_note, restore_forecast
 from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.records import HEADERS, encode_demand, encode_spikes
 from stream.runners.ingest import agreement
 from stream.runners.stage import Shard, Step, Stopwatch
+
+logger = logging.getLogger("nowcart.forecast")
 
 _BLOCKS_A_STEP = 64
 
@@ -71,6 +76,7 @@ class ForecastWork:
         for part in self.engine.resolutions:
             stage.stopwatch.watch("model", part.forecaster, "correct", "tail", "close", "forecast", "hold")
         self.quiet = False
+        self.warned = False
         self.queue: deque[tuple[int, Block, int]] = deque()
 
     @property
@@ -88,6 +94,10 @@ class ForecastWork:
 
     @property
     def next_ms(self) -> int | None:
+        return None
+
+    @property
+    def next_mark_ms(self) -> int | None:
         return None
 
     def accept(self, messages: Messages) -> None:
@@ -120,6 +130,17 @@ class ForecastWork:
                 raise UserError(str(error)) from error
         self.stage.observer.evicted("item", self.engine.counters.evicted)
         self.engine.counters.evicted = 0
+        if self.engine.counters.ignored_facts:
+            if not self.warned:
+                self.warned = True
+                logger.warning(
+                    "%s[%d]: more than %d distinct covariates (signals' names, kinds of promotions): what comes under further names is ignored, "
+                    'and counted as nowcart_evictions_total{kind="covariate"}',
+                    *self.partition,
+                    MOST_NAMES,
+                )
+            self.stage.observer.evicted("covariate", self.engine.counters.ignored_facts)
+            self.engine.counters.ignored_facts = 0
 
     def _encode(self, columns: DemandColumns | SpikeColumns) -> Iterator[list[Records]]:
         if isinstance(columns, SpikeColumns):

@@ -107,6 +107,11 @@ class IngestWork:
                 return int(rows.time_ms[waiting.row])
         return None
 
+    @property
+    def next_mark_ms(self) -> int | None:
+        following = self.next_ms
+        return None if following is None else self.engine.next_mark_ms(following)
+
     def accept(self, messages: Messages) -> None:
         decoded = self.decoder.decode(messages)
         bytes_of: dict[int, tuple[bytes | None, bytes | None]] = {}

@@ -9,6 +9,8 @@ What it promises, and how:
   reader outside the group, outputs suppressed, while the other partitions go on.
 - *Aligned watermarks.* Where the stage asks for it, the partition with the smallest watermark steps first, and none leads
   the group's smallest by more than max_lead; the watermarks of other members' partitions stand in their committed metadata.
+  Partitions that hold nobody's watermark (offers, signals, reviews) go first: until they have been read to their end once, the
+  others stay behind what is committed of them, so that a history is told in its order.
 - *Bounded memory.* A partition whose queue is long is paused; a step that gives much is cut into slices of one transaction
   each, with a cursor in the committed metadata.
 
@@ -63,6 +65,8 @@ class Bookmark(msgspec.Struct, omit_defaults=True):
     """Offsets at which the partition was ended (--until-end): a replay ends it there too."""
     done: int | None = None
     """The end offset that --until-end has reached."""
+    caught_up: bool = False
+    """The partition has been read to its end once (kept of those that hold no watermark)."""
     cursor: tuple[int, int] | None = None
     """(next_offset, slices): of the step [position, next_offset) this many slices are published."""
 
@@ -190,6 +194,8 @@ class Loop:
         self.warm: dict[Partition, Owned] = {}
         self.restoring: dict[Partition, Restoring] = {}
         self.everything: list[Partition] = []
+        self.announcing: list[Partition] = []
+        """Partitions that hold nobody's watermark."""
         self.foreign: dict[Partition, Bookmark | None] = {}
         self.foreign_at = -np.inf
         self.observed_at = -np.inf
@@ -239,6 +245,8 @@ class Loop:
         """Joins the group."""
         counts = self.member.partitions(self.stage.topics)
         self.everything = [Partition(topic, p) for topic in self.stage.topics for p in range(counts[topic])]
+        if self.stage.max_lead_ms is not None and not self.stage.merges:
+            self.announcing = [partition for partition in self.everything if not self.stage.holds(partition)]
         if self.options.until_end and self._ask_targets is None:
             spans = self.member.spans(self.everything)
             self.targets = {partition: spans[partition].end for partition in self.everything}
@@ -304,6 +312,7 @@ class Loop:
             _require_end(partition, position.offset, span)
             owned = Owned(partition, self.stage.open(partition), bookmark, position, bookmark.origin, position.offset)
             owned.ends_left = list(bookmark.ends)
+            bookmark.caught_up = False
             if bookmark.origin == position.offset:
                 self._replay_ends(owned)
                 self._own(owned, span)
@@ -502,21 +511,65 @@ class Loop:
         lead = self.stage.max_lead_ms
         if lead is None:
             return min(waiting, key=lambda o: o.position), 0
-        free = next((o for o in waiting if not o.shard.holds), None)
-        if free is not None:
-            return free, 0
+        free = min((o for o in waiting if not o.shard.holds), key=lambda o: (o.shard.watermark_ms, o.partition), default=None)
         marks = self._watermarks()
+        if free is not None:
+            # They go first, but for one that leads by more than all the others may while those can go on: it would only fill memory.
+            lowest = min(marks.values(), default=None)
+            far = lowest is not None and free.shard.watermark_ms > max(lowest, UNKNOWN) + lead
+            chosen, limit = self._choose_first([o for o in waiting if o.shard.holds], marks, lead) if far else (None, 0)
+            self.held_back = False
+            return (free, 0) if chosen is None else (chosen, limit)
         if self.stage.merges:
             return self._choose_next(waiting, marks)
+        return self._choose_first(waiting, marks, lead)
+
+    def _choose_first(self, waiting: list[Owned], marks: dict[Partition, int], lead: int) -> tuple[Owned | None, int]:
+        """The partition with the smallest watermark, if the others' let it go on."""
+        if not waiting:
+            return None, 0
         first = min(waiting, key=lambda o: (o.shard.watermark_ms, o.partition))
+        told = self._told()
+        following = first.shard.next_mark_ms
+        if told is not None and following is not None and following > told:
+            self.held_back = True  # what is announced before it has not all been read
+            return None, 0
         others = [mark for partition, mark in marks.items() if partition != first.partition]
         lowest = min(others, default=None)
         if lowest is None:
-            return first, np.iinfo(np.int64).max
+            return first, np.iinfo(np.int64).max if told is None else told
         if first.shard.watermark_ms > lowest + lead or (lowest == UNKNOWN and first.shard.watermark_ms != UNKNOWN):
             self.held_back = True  # somebody behind has to speak first
             return None, 0
-        return first, UNKNOWN if lowest == UNKNOWN else lowest + lead
+        limit = UNKNOWN if lowest == UNKNOWN else lowest + lead
+        return first, limit if told is None else min(limit, told)
+
+    def _told(self) -> int | None:
+        """How far the watermarks of partitions that hold may go, so that whatever is announced before is in the log before; None: anywhere.
+
+        Only what is committed counts: an aborted transaction may come back without the partitions that have moved on.
+        """
+        marks = []
+        for partition in self.announcing:
+            bookmark = self._committed_bookmark(partition)
+            if bookmark is None or bookmark.cursor is not None:  # nothing yet, or a step that is published in part
+                return UNKNOWN
+            if self._is_done(partition, bookmark) if self.options.until_end else bookmark.caught_up:
+                continue
+            marks.append(UNKNOWN if bookmark.watermark_ms is None else bookmark.watermark_ms - 1)
+        return min(marks, default=None)
+
+    def _committed_bookmark(self, partition: Partition) -> Bookmark | None:
+        owned = self.owned.get(partition)
+        if owned is None and partition in self.restoring:
+            owned = self.restoring[partition].owned
+        if owned is None:
+            return self.foreign.get(partition)
+        if owned.committed is None or not owned.committed.metadata:
+            return None
+        bookmark = _decode(owned.committed.metadata)
+        bookmark.caught_up &= owned.bookmark.caught_up  # in this life
+        return bookmark
 
     def _choose_next(self, waiting: list[Owned], marks: dict[Partition, int]) -> tuple[Owned | None, int]:
         """The partition with the earliest row, once every one of ours has shown its next or has no more."""
@@ -659,6 +712,9 @@ class Loop:
                 continue
             if self.options.until_end:
                 self._finish(owned)
+            elif owned.ended_at is not None and not owned.shard.holds and not owned.bookmark.caught_up:
+                owned.bookmark.caught_up = True
+                self._mark(owned, [])
             elif owned.ended_at is not None and not owned.bookmark.idle and now - owned.silent_since >= self.options.idle_after_s:
                 self._fall_silent(owned)
         self._flush()
@@ -668,7 +724,7 @@ class Loop:
             return
         target = self.targets[owned.partition]
         reached = max(owned.fetched, owned.ended_at if owned.ended_at is not None else 0)
-        if reached < target:
+        if reached < target or (owned.shard.holds and self._told() is not None):
             return
         bookmark = owned.bookmark
         records = ([] if owned.greeted else owned.shard.greet()) + owned.shard.finish()

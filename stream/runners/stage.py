@@ -109,6 +109,10 @@ class Shard(Protocol):
     def next_ms(self) -> int | None:
         """Event time of the next row that waits; None where none does."""
 
+    @property
+    def next_mark_ms(self) -> int | None:
+        """The watermark after the next row that waits; None where none does."""
+
     def step(self, limit_ms: int, max_rows: int, before: int | None = None) -> Step:
         """Takes waiting messages: at least one, while the watermark stays at or below the limit.
 

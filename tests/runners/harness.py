@@ -47,6 +47,27 @@ CONFIG = {
             "topic": "shop.orders",
             "fields": {"time": "at", "item": "sku", "quantity": "n"},
         },
+        "offers": {
+            "kind": "offers",
+            "topic": "shop.offers",
+            "fields": {
+                "time": "told",
+                "item": "sku",
+                "price": "p",
+                "promotion": "promo",
+                "starts": "from",
+                "ends": "to",
+                "stock": "stock",
+                "category": "cat",
+                "launched": "new",
+            },
+        },
+        "signals": {
+            "kind": "signals",
+            "topic": "shop.signals",
+            "fields": {"time": "told", "name": "what", "starts": "from", "ends": "to", "value": "v", "category": "cat"},
+        },
+        "reviews": {"kind": "reviews", "topic": "shop.reviews", "fields": {"time": "at", "item": "sku", "rating": "stars"}},
     },
     "demand": {
         "totals": [2],
@@ -188,7 +209,42 @@ def messages(seed: int, count: int = 300) -> dict[str, list[tuple[str, bytes]]]:
             orders.append(
                 (f"o{i}", json.dumps({"at": at, "sku": f"item{chance.randrange(6)}", "n": chance.choice([1, 2, -1, 0.5])}).encode())
             )
-    return {"shop.events": clicks, "shop.orders": orders}
+    return {"shop.events": clicks, "shop.orders": orders} | announcements(seed, BASE, time, count // 4)
+
+
+def announcements(seed: int, begin: int, end: int, count: int) -> dict[str, list[tuple[str, bytes]]]:
+    """Offers, signals and reviews by topic: of things to come and of things past, some told late, some out of order, some broken."""
+    chance = random.Random(f"announcements {seed}")
+    told: dict[str, list[tuple[str, bytes]]] = {"shop.offers": [], "shop.signals": [], "shop.reviews": []}
+    for i in range(count):
+        at = begin + (end - begin) * i // count
+        at -= chance.choice([0, 0, 0, 10_000, 50 * MINUTE, 5 * 60 * MINUTE])
+        starts = at + chance.choice([0, 0, 20 * MINUTE, 3 * 60 * MINUTE, 40 * 24 * 60 * MINUTE, -90 * MINUTE])
+        ends = starts + chance.choice([10 * MINUTE, 45 * MINUTE, 26 * 60 * MINUTE])
+        span = {"from": starts} | ({"to": ends} if chance.random() < 0.6 else {})
+        item = f"item{chance.randrange(8)}"  # two of them are never sold
+        offer = (
+            {"told": at, "sku": item}
+            | span
+            | chance.choice(
+                [
+                    {"p": chance.choice([1.5, 2, "3.25"])},
+                    {"promo": chance.choice(["sale", "two", "none"])},
+                    {"stock": chance.choice([0, 0, 5])},
+                ]
+            )
+        )
+        offer |= {"cat": chance.choice("xy")} if chance.random() < 0.3 else {}
+        offer |= {"new": starts} if chance.random() < 0.1 else {}
+        told["shop.offers"].append((item, json.dumps(offer if chance.random() > 0.03 else {"told": at, "sku": item, "p": "much"}).encode()))
+        if chance.random() < 0.4:
+            name = chance.choice(["holiday", "rain", "closed"])
+            signal = {"told": at, "what": name} | span | ({"v": chance.choice([0, 0.5, 12])} if name == "rain" else {})
+            signal |= {"cat": chance.choice("xyz")} if chance.random() < 0.4 else {}
+            told["shop.signals"].append((name, json.dumps(signal).encode()))
+        if chance.random() < 0.5:
+            told["shop.reviews"].append((item, json.dumps({"at": at, "sku": item, "stars": chance.choice([1, 4.5, 3.3, None])}).encode()))
+    return told
 
 
 def filled_log(shop: Mapping[str, list[tuple[str, bytes]]], partitions: int, config: Config) -> MemoryLog:

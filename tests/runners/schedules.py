@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.engine.rings import name_of
 from stream.engine.state import forecast_state
 from stream.kafka.log import Fenced, Partition
 from stream.kafka.memory import Crash, Cut, MemoryLog, MemoryMember
@@ -165,9 +166,13 @@ def by_item(work: ForecastWork) -> dict[str, Any]:
     capacity = len(state["live"])
     found: dict[str, Any] = {"items": sorted(work.engine.index)}
     for name, array in state.items():
-        if name == "free" or name.startswith("names."):
+        if name == "free" or name.startswith(("names.", "facts.", "seen.ahead.")):
             continue
         found[name] = _of_items(array, order, capacity).tobytes()
+    table, item = work.engine.covariates.table, np.array([*work.engine.names, ""])
+    scopes = table.scopes()
+    columns = (name_of(table.key), item[np.maximum(scopes, -1)], np.minimum(scopes, 0), table.value, *table.columns.values())
+    found["facts"] = sorted(zip(*(column.tolist() for column in columns), strict=True))
     return found
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from stream.engine.activity import decode_block, encode_block
+from stream.engine.activity import Block, Source, decode_block, encode_block, facts_segment
+from stream.engine.facts import SHARE, STATIC, fact_rows, measured_rows
 from stream.engine.forecast import ForecastShard
 from stream.engine.ingest import IngestShard
 from stream.engine.state import forecast_state, ingest_state
@@ -33,16 +35,37 @@ POSITIONS = {FORECAST: Position(40, '{"count":7,"origin":1}'), INGEST: Position(
 
 
 def forecast_shard() -> ForecastShard:
-    """A shop of five items over a few days."""
+    """A shop of five items over a few days, with prices, promotions, stock, a closed day, categories and ratings."""
     chance, time, log = random.Random(1), BASE, []
     for _ in range(120):
         time += chance.choice([5, 40, 200]) * 60_000
         log.append((time, chance.choice("abcdé"), chance.choice([1.0, 2.0, 3.0, 0.5, -1.0])))
     shard = ForecastShard(spec())
-    for block in [roster(1), *blocks_of(log, 0, list(range(0, 120, 3)))]:
+    for block in [roster(1), told(log), *blocks_of(log, 0, list(range(0, 120, 3)))]:
         for _ in shard.step(decode_block(encode_block(block))):
             pass
     return shard
+
+
+def told(log: list[tuple[int, str, float]]) -> Block:
+    """What was announced to the shop, in the middle of its days."""
+    at = log[60][0]
+    hours = [3_600_000 * h for h in range(6)]
+    segments = []
+    for facts in (
+        fact_rows(item=list("abcdé"), name="price", value=np.arange(1.0, 6.0), announced_ms=at),
+        fact_rows(
+            item=["a", "b"], name="promotion", value=1.0, kind=SHARE, announced_ms=at, starts_ms=at + hours[2], ends_ms=at + hours[4]
+        ),
+        fact_rows(item=["c"], name="stock", value=0.0, announced_ms=at, ends_ms=at + hours[5]),
+        fact_rows(name="closed", value=1.0, kind=SHARE, announced_ms=at, starts_ms=at + hours[3], ends_ms=at + 8 * hours[5]),
+        fact_rows(category=["x", "y"], name="rain", value=np.array([0.5, 2.0]), announced_ms=at),
+        fact_rows(item=list("abc"), name="category", text=list("xyx"), value=0.0, kind=STATIC, announced_ms=at),
+    ):
+        segments.append(facts_segment(at // 900_000, facts))
+    ratings = measured_rows(item=["a", "a", "b"], name="rating", grain=np.full(3, at // 900_000), value=np.array([4.5, 3.0, 1.0]))
+    segments.append(facts_segment(at // 900_000, None, ratings))
+    return Block(1, "facts", Source("offers", 0), None, segments)
 
 
 def ingest_shard() -> IngestShard:
@@ -58,6 +81,12 @@ def forecast_content(shard: ForecastShard) -> dict[str, Any]:
     for resolution in shard.resolutions:
         for name, channel in resolution.windows.channels.items():
             content[f"{resolution.spec.size} {name}"] = [int(channel.closed.sum()) / channel.scale, int(channel.open.sum()) / channel.scale]
+        number = resolution.number
+        for name, cells in shard.covariates.of_panel(number).items():
+            content[f"{resolution.spec.size} known {name}"] = [float(np.nansum(cells, dtype=np.float64)), int(np.isnan(cells).sum())]
+    if shard.covariates.names.known:
+        content["facts"] = len(shard.covariates.table)
+        content["statics"] = {name: int(np.count_nonzero(static.value)) for name, static in shard.covariates.statics.items()}
     return content
 
 

@@ -1,0 +1,152 @@
+"""Calibration of quantiles: by how much each published quantile has to move so that it keeps its level, learnt online.
+
+One tracker for each horizon group, class and level. It follows the level's own quantile of log((y + 1) / (x + 1)), where x is what the
+council said: adding it makes x the quantile that it claims to be (adaptive conformal inference by quantile tracking: Gibbs and Candès
+2021; Angelopoulos, Candès, Tibshirani 2023). What waits is kept as the council said it, before calibration, so that the tracker is compared with
+today's correction and a long horizon brings delay but no swinging.
+
+Counts: x is the real number whose ceiling is the quantile, y is spread evenly over (y - 1, y]. The level p is then kept exactly when
+share(y < q) <= p <= share(y <= q), and there is no clipping at zero to stand still for: x + 1 is always positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import scipy.special as sp
+from numpy.typing import NDArray
+
+from models.exact import pooled
+from models.protocol import Float32, Float64, Ints, State
+
+_GAIN = 0.06
+_FIRST_GAIN = 0.5
+_ITEMS = 30.0
+"""A tick with so many items moves a tracker half as far as one with very many."""
+_WIDEST = 1.5
+_FLATTEST = 0.08
+"""Of the normal density that the gains are divided by: beyond it a level is so rare that its tracker would leap."""
+_MEMORY = 0.97
+_BORROWED = 300.0
+"""Scored items that the correction of all classes together is worth to one."""
+
+
+class Conformal:
+    """Corrections of quantiles, on the scale of log(x + 1); log(x) for kilograms."""
+
+    def __init__(self, groups: int, classes: int, levels: Sequence[float]) -> None:
+        """Starts without corrections.
+
+        Args:
+            groups: horizon groups.
+            classes: item classes.
+            levels: ascending.
+        """
+        self.levels = np.array(levels)
+        self.classes = classes
+        shape = (groups, classes + 1, len(levels))  # the last class is all of them
+        self._shift: Float64 = np.zeros(shape)
+        self._items: Float64 = np.zeros((groups, classes + 1))
+        self._ticks: Float64 = np.zeros((groups, classes + 1))
+        # Of what was published: for metrics.
+        self._below: Float64 = np.zeros(shape)
+        self._within: Float64 = np.zeros(shape)
+        self._scored: Float64 = np.zeros((groups, classes + 1))
+        self._slope = np.maximum(np.exp(-(sp.ndtri(self.levels) ** 2) / 2) / np.sqrt(2 * np.pi), _FLATTEST)
+
+    def shifts(self) -> Float32:
+        """float32[groups, classes, levels], to multiply x + 1 (x of kilograms) with, ascending corrections already mixed with what is borrowed."""
+        items = self._items[:, :-1, None]
+        mixed = (items * self._shift[:, :-1] + _BORROWED * self._shift[:, -1:]) / (items + _BORROWED)
+        return np.exp(mixed).astype(np.float32)
+
+    def update(self, group: int, classes: Ints, said: Float32, y: Float32, whole: NDArray[np.bool_]) -> None:
+        """Takes what became of forecasts at a tick.
+
+        Args:
+            group: horizon group.
+            classes: int64[m].
+            said: float32[levels, m], x of each level before calibration.
+            y: float32[m].
+            whole: bool[m].
+        """
+        factor = self.shifts()[group]  # [classes, levels]
+        both = np.concatenate([classes, np.full(len(classes), self.classes, dtype=np.int64)])
+        count = np.bincount(both, minlength=self.classes + 1).astype(np.float64)
+        scored = count > 0
+        n = np.maximum(count, 1.0)
+        steady = _GAIN + (_FIRST_GAIN - _GAIN) / (1.0 + self._ticks[group])
+        gain = np.where(scored, steady * count / (count + _ITEMS), 0.0)
+        own_factor = np.exp(self._shift[group]).astype(np.float32)
+        self._scored[group] = self._scored[group] * np.where(scored, _MEMORY, 1.0) + count
+        for level, p in enumerate(self.levels):
+            published = corrected(said[level], factor[classes, level], whole)
+            own = reached(corrected(said[level], own_factor[classes, level], whole), y, whole)
+            pool = reached(corrected(said[level], own_factor[-1, level], whole), y, whole)
+            share = pooled(both, np.concatenate([own, pool]), self.classes + 1) / n
+            step = gain * (p - share) / self._slope[level]
+            self._shift[group, :, level] = np.clip(self._shift[group, :, level] + step, -_WIDEST, _WIDEST)
+            q = np.where(whole, np.ceil(published - np.float32(1e-4)), published)
+            q = np.maximum(q, np.float32(0))
+            fade = np.where(scored, _MEMORY, 1.0)
+            for kept, hit in ((self._below, y < q), (self._within, y <= q)):
+                hits = np.bincount(both, weights=np.concatenate([hit, hit]).astype(np.float64), minlength=self.classes + 1)
+                kept[group, :, level] = kept[group, :, level] * fade + hits
+        self._items[group] = np.minimum(self._items[group] * _MEMORY + count, 1e6)
+        self._ticks[group] += scored
+
+    def coverage(self) -> dict[str, dict[str, float]]:
+        """Per level the recent shares below and at or below, over all groups and classes; no entry before anything was scored."""
+        items = float(self._scored[:, -1].sum())
+        if items <= 0:
+            return {}
+        below, within = self._below[:, -1].sum(axis=0) / items, self._within[:, -1].sum(axis=0) / items
+        return {
+            f"{p:g}": {"below": float(low), "at_or_below": float(high)} for p, low, high in zip(self.levels, below, within, strict=True)
+        }
+
+    def state(self) -> State:
+        """Everything that decides later corrections."""
+        return {
+            "shift": self._shift.copy(),
+            "items": self._items.copy(),
+            "ticks": self._ticks.copy(),
+            "below": self._below.copy(),
+            "within": self._within.copy(),
+            "scored": self._scored.copy(),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Takes what state() gave.
+
+        Raises:
+            ValueError: of another configuration.
+        """
+        if state["shift"].shape != self._shift.shape:
+            raise ValueError(f"calibration must be {list(self._shift.shape)}; got {list(state['shift'].shape)}: rebuild the state")
+        self._shift, self._items = np.array(state["shift"], np.float64), np.array(state["items"], np.float64)
+        self._ticks, self._scored = np.array(state["ticks"], np.float64), np.array(state["scored"], np.float64)
+        self._below, self._within = np.array(state["below"], np.float64), np.array(state["within"], np.float64)
+
+
+def corrected(x: Float32, factor: Float32, whole: NDArray[np.bool_]) -> Float32:
+    """float32, x with its correction.
+
+    Args:
+        x: float32, at least -1.
+        factor: float32, of Conformal.shifts, broadcast against x.
+        whole: bool, broadcast against x.
+    """
+    return np.asarray(np.where(whole, (x + np.float32(1)) * factor - np.float32(1), x * factor), dtype=np.float32)
+
+
+def reached(x: Float32, y: Float32, whole: NDArray[np.bool_]) -> Float32:
+    """float32, the probability that demand, spread over (y - 1, y] where it is whole, lies below x: between 0 and 1 only where y = ceil(x).
+
+    Args:
+        x: float32.
+        y: float32.
+        whole: bool.
+    """
+    return np.asarray(np.where(whole, np.clip(x - y + np.float32(1), 0, 1), y < x), dtype=np.float32)

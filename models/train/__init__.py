@@ -1,0 +1,1 @@
+"""Training of the networks, outside the engine: examples, fitting, artefacts, champion and challenger."""

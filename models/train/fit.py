@@ -1,0 +1,219 @@
+"""Fits the global network to examples: quantiles by pinball loss, a count's mean and dispersion by likelihood."""
+
+from __future__ import annotations
+
+import models.device  # noqa: F401  (before torch)
+
+# isort: split
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from models.demand.encoder import Layout
+from models.demand.network import Member, Shape
+from models.protocol import Float32
+
+Progress = Callable[[int, int, float], None]
+"""Told (steps done, steps in all, loss)."""
+
+IGNORED, SEEN, AT_LEAST = 0, 1, 2
+"""What a target says: nothing, the demand, or a lower bound of it (stock ran out)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """What is learnt from. S issues of items."""
+
+    rows: Float32
+    """float32[S, width]."""
+    scale: Float32
+    """float32[S]."""
+    units: Float32
+    """float32[S, horizon]."""
+    says: NDArray[np.int8]
+    """int8[S, horizon]: IGNORED, SEEN or AT_LEAST."""
+    issue: NDArray[np.int64]
+    """int64[S], the bucket that had closed."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the network is fitted."""
+
+    epochs: int = 12
+    batch: int = 256
+    rate: float = 4e-3
+    decay: float = 1e-2
+    average: float = 0.995
+    volume: float = 0.25
+    """Power of an item's size in its weight: 0 every item alike, 1 by units."""
+    half_life: float = 0.0
+    """Buckets after which an example counts half; 0: never."""
+    counts: float = 0.5
+    """Weight of the likelihood of counts beside the pinball loss."""
+    raw: float = 0.0
+    """Share of the pinball loss that is taken in units relative to the scale instead of on the network's own scale."""
+
+
+def fit(
+    member: Member,
+    examples: Examples,
+    levels: tuple[float, ...],
+    recipe: Recipe,
+    seed: int,
+    progress: Progress | None = None,
+    fresh: bool = True,
+) -> float:
+    """Fits one network in place and leaves it in evaluation mode, with the moving average of its weights.
+
+    Args:
+        member: the network.
+        examples: at least one.
+        levels: of the quantiles.
+        recipe: how.
+        seed: of order, dropout and jitter.
+        progress: told now and then.
+        fresh: the columns' means and deviations are taken from these examples (or stay, when fitting goes on).
+
+    Returns:
+        The loss over the last epoch.
+    """
+    torch.manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
+    layout = member.layout
+    if fresh:
+        standardise(member, examples, layout)
+    rows, scale, units = (torch.from_numpy(part) for part in (examples.rows, examples.scale, examples.units))
+    says = torch.from_numpy(examples.says)
+    whole = (units == units.round()).all()
+    weight = (scale + 1.0) ** recipe.volume
+    if recipe.half_life:
+        age = torch.from_numpy((examples.issue.max() - examples.issue).astype(np.float32))
+        weight = weight * torch.exp(-math.log(2) * age / recipe.half_life)
+    weight = weight / weight.mean()
+    count = len(rows)
+    batches = -(-count // recipe.batch)
+    total = max(2, recipe.epochs * batches)
+    optimiser = torch.optim.AdamW(member.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=total + 1, pct_start=0.15)
+    averaged = {name: value.detach().clone() for name, value in member.named_parameters()}
+    p = torch.tensor(levels)
+    member.train()
+    done, loss_sum = 0, 0.0
+    for _ in range(recipe.epochs):
+        order = torch.randperm(count, generator=random)
+        loss_sum = 0.0
+        for start in range(0, count, recipe.batch):
+            pick = order[start : start + recipe.batch]
+            loss = losses(member, rows[pick], scale[pick], units[pick], says[pick], weight[pick], p, recipe, bool(whole), random)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(member.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            done += 1
+            # The first steps count less in the average than a fixed memory would have it.
+            keep = min(recipe.average, done / (done + 10))
+            with torch.no_grad():
+                for name, value in member.named_parameters():
+                    averaged[name].lerp_(value, 1 - keep)
+            loss_sum += float(loss.detach()) * len(pick)
+        if progress is not None:
+            progress(done, total, loss_sum / count)
+    with torch.no_grad():
+        for name, value in member.named_parameters():
+            value.copy_(averaged[name])
+    member.eval()
+    return loss_sum / count
+
+
+def losses(
+    member: Member,
+    rows: torch.Tensor,
+    scale: torch.Tensor,
+    units: torch.Tensor,
+    says: torch.Tensor,
+    weight: torch.Tensor,
+    levels: torch.Tensor,
+    recipe: Recipe,
+    whole: bool,
+    random: torch.Generator,
+) -> torch.Tensor:
+    """The loss of a batch."""
+    out = member(rows)  # [n, horizon, levels + 2]
+    y = units
+    if whole:
+        # Quantiles of counts by jitter (Machado and Silva 2005): y - 1 + U has the distribution function joined linearly between counts.
+        y = units - torch.rand(units.shape, generator=random)
+    size = (scale + 1.0)[:, None]
+    target = torch.log((y + 1.0) / size + 0.1)
+    over = target[..., None] - out[..., : len(levels)]
+    # A lower bound teaches only that demand was not below it.
+    over = torch.where((says == AT_LEAST)[..., None], over.clamp(min=0), over)
+    pinball = torch.maximum(levels * over, (levels - 1) * over).mean(-1)
+    if recipe.raw:
+        units_of = out[..., : len(levels)].exp() - 0.1
+        off = ((y + 1.0) / size)[..., None] - units_of
+        off = torch.where((says == AT_LEAST)[..., None], off.clamp(min=0), off)
+        pinball = (1 - recipe.raw) * pinball + recipe.raw * torch.maximum(levels * off, (levels - 1) * off).mean(-1)
+    loss = pinball
+    if recipe.counts:
+        loss = loss + recipe.counts * _likelihood(out[..., -2], out[..., -1], scale, units, says, whole)
+    held = (says > 0).float() * weight[:, None]
+    return (loss * held).sum() / held.sum().clamp(min=1e-6)
+
+
+def _likelihood(
+    mean: torch.Tensor, dispersion: torch.Tensor, scale: torch.Tensor, units: torch.Tensor, says: torch.Tensor, whole: bool
+) -> torch.Tensor:
+    """Negative log likelihood of a negative binomial (a gamma for kilograms), less the best that any mean could do."""
+    m = torch.exp(mean.clamp(-6, 4)) * (scale + 0.05)[:, None]
+    a = torch.exp(dispersion.clamp(-5, 2.7))
+    if not whole:
+        shape = 1 / a
+        y = units.clamp(min=1e-3)
+        return shape * (torch.log(m) + y / m - 1 - torch.log(y)) * 0.5
+    r = 1 / a
+    y = units
+    loss = torch.lgamma(r) - torch.lgamma(y + r) + torch.lgamma(y + 1) - r * torch.log(r / (r + m)) - y * torch.log(m / (r + m) + 1e-12)
+    # Where the count is a lower bound only the mean may be drawn up: below it the likelihood says nothing.
+    bound = (says == AT_LEAST) & (m.detach() >= units)
+    loss = torch.where(bound, torch.zeros_like(loss), loss)
+    return loss / (1 + 0.25 * torch.log1p(scale))[:, None]
+
+
+def standardise(member: Member, examples: Examples, layout: Layout) -> None:
+    """Sets the means and deviations of the columns from the examples."""
+    statics = len(layout.statics)
+    own = examples.rows[:, statics : statics + layout.own]
+    steps = examples.rows[:, statics + layout.own :].reshape(-1, layout.step)
+    mean = np.concatenate([own.mean(0, dtype=np.float64), steps.mean(0, dtype=np.float64)])
+    spread = np.concatenate([own.std(0, dtype=np.float64), steps.std(0, dtype=np.float64)])
+    member.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
+    # A column that never moved in training says nothing: it must not explode when it does move later.
+    inverse = np.where(spread > 1e-3, 1 / np.maximum(spread, 1e-3), 0.0)
+    member.inverse.copy_(torch.from_numpy(inverse.astype(np.float32)))
+
+
+def members(layout: Layout, levels: tuple[float, ...], shape: Shape, seed: int) -> list[Member]:
+    """Fresh networks.
+
+    Args:
+        layout: the columns.
+        levels: of the quantiles.
+        shape: sizes and how many.
+        seed: of the first; the others follow.
+    """
+    made = []
+    for number in range(shape.members):
+        torch.manual_seed(seed + number)
+        made.append(Member(layout, len(levels), shape))
+    return made
