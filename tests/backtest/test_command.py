@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from stream.backtest.peers import METHODS
+from stream.cli.backtest import KNOWN
 from stream.cli.main import main
 from tests.backtest.shop import table
 
@@ -94,6 +96,10 @@ def test_mistakes_end_with_status_2_and_one_message(shop: Path, more: list[str],
     assert says in errors[0]
 
 
+def test_help_names_every_method() -> None:
+    assert tuple(METHODS) == KNOWN
+
+
 @pytest.mark.parametrize("levels", ["0.9,0.1", "0,0.5", "a", "0.5,0.5"])
 def test_levels_ascend_between_0_and_1(shop: Path, levels: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -109,7 +115,7 @@ def test_a_library_that_is_not_installed_is_named_with_what_to_install(
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.split(".")[0] == package:
+        if name.partition(".")[0] == package:
             raise ImportError(f"No module named '{package}'")
         return real(name, *rest, **more)
 
