@@ -131,3 +131,16 @@ def test_censored_and_unknown_cells_are_not_scored(history: Dataset) -> None:
     assert not result.scored[0, 0, 0]
     assert not result.scored[0, 1, 1]
     assert result.scored[0, 2].all()
+
+
+def test_peers_do_not_take_what_stock_cut_off_for_demand(history: Dataset) -> None:
+    rounds = cut_rounds(history, 3, 1, 1)
+    y, censored = history.y.copy(), np.zeros(history.y.shape, np.bool_)
+    y[:4, rounds[0].cut - 1], y[:4, rounds[0].cut - 2] = 0, 9
+    censored[:, rounds[0].cut - 1] = True
+    data = replace(history, y=y, censored=censored)
+    result = backtest(data, rounds, TASK, make_methods(["naive", "naive@3"], data))
+    assert (result.outcomes[0].mean[0, :4] == 9).all()
+    sampled = result.outcomes[1].mean[0, :4]
+    assert np.isfinite(sampled).any()
+    assert (sampled[np.isfinite(sampled)] == 9).all()
