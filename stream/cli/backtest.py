@@ -40,9 +40,10 @@ def add(subparsers: Subparsers) -> None:
         "backtest",
         run,
         "cut a history into rounds, forecast each from what lay before it, and score that, beside other methods",
-        "nowcart backtest sales.parquet --item store,brand --time week --target units --freq W --horizon 2 \\\n"
-        "    --rounds 10 --step 2 --gap 1 --until 156 --known price,deal,feat --static category --season 52 \\\n"
-        "    --models nowcart,seasonal_naive,lightgbm,auto_arima --predictions out.parquet --json out.json --report out.html",
+        "nowcart backtest sales.csv --item sku --time day --target units --fill zero --horizon 14 --step 13 --report out.html\n"
+        "nowcart backtest sales.parquet --item store,brand --time week --target units --freq W --horizon 2 --rounds 10 --step 2 --gap 1 "
+        "--until 156 --known price,deal,feat --static category --season 52 --models nowcart,seasonal_naive,lightgbm,auto_arima@50 "
+        "--predictions out.parquet --json out.json --report out.html",
     )
     parser.add_argument(
         "file",
