@@ -436,21 +436,33 @@ class DemandForecaster:
         size_of = self._loss_scale(window.slots[due.rows], due.classes)
         self._errors[group] *= _ERROR_MEMORY
         mixed = due.values[width * experts : -1]  # [levels, m]
-        slopes = [reached(mixed[place], y, whole) - np.float32(self.spec.levels[place]) for place in self._compared]
         middle = int(np.argmin(np.abs(np.array([self.spec.levels[place] for place in self._compared]) - 0.5)))
+        said = due.values[: width * experts].reshape(experts, width, -1)
+        there = np.isfinite(said[:, 0]) & np.array([expert.active for expert in self.experts])[:, None]  # [experts, m]
+        # The gradient at what today's weights would have made of the forecasts, not at what was published then: with yesterday's, a long
+        # horizon would make the weights swing.
+        share = np.where(there, self._council.weights()[:, group][:, due.classes], np.float32(0))
+        total = share[0].copy()
+        for e in range(1, experts):
+            total += share[e]
+        off, slopes = [], []
+        for level, place in enumerate(self._compared):
+            now = np.zeros(len(y), np.float32)
+            for e in range(experts):
+                now += np.where(there[e], share[e] * said[e, level], np.float32(0))
+            now = np.where(total > 0, now / np.maximum(total, np.float32(1e-9)), mixed[place]).astype(np.float32)
+            off.append(now)
+            slopes.append(reached(now, y, whole) - np.float32(self.spec.levels[place]))
         for e, expert in enumerate(self.experts):
-            said = due.values[width * e : width * (e + 1)]
-            there = np.isfinite(said[0])
-            if not expert.active or not there.any():
+            if not there[e].any():
                 continue
             loss = np.zeros(len(y), np.float32)
             for level, slope in enumerate(slopes):
                 # What was not said yet is taken to have been the mixture's.
-                off = np.where(there, said[level] - mixed[self._compared[level]], np.float32(0))
-                loss += slope * off
+                loss += slope * np.where(there[e], said[e, level] - off[level], np.float32(0))
             losses[:, e] = pooled(due.classes, np.clip(loss / size_of, np.float32(-300), np.float32(300)), 2 * CLASSES)
-            mine = (known if expert.partial else np.ones(len(y), np.bool_)) & there
-            error = np.abs(y - _rounded(said[middle], whole)).astype(np.float64)
+            mine = (known if expert.partial else np.ones(len(y), np.bool_)) & there[e]
+            error = np.abs(y - _rounded(said[e, middle], whole)).astype(np.float64)
             self._errors[group, e] += _total(error[mine]), _total(y[mine].astype(np.float64))
         self._council.update(group, losses, items)
         factor = self._conformal.shifts()[group]
