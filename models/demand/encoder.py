@@ -47,7 +47,7 @@ class Layout:
     def own(self) -> int:
         """Columns that are an item's own, the statics' hashes not counted."""
         known = len(self.known) * (_KNOWN_LAGS + 2)
-        return self.lags + 2 * len(self.means) + 6 + known + 3 * len(self.past)
+        return self.lags + 2 * len(self.means) + 6 + _SHOP + known + 3 * len(self.past)
 
     @property
     def step(self) -> int:
@@ -73,6 +73,8 @@ class Layout:
         return max([self.lags, self.means[-1], *lags, *weeks]) + _BRIDGED
 
 
+_SHOP = 4
+"""Columns of the shop as a whole."""
 _BRIDGED = 4
 """So many buckets that say nothing are bridged with the one before them."""
 _POSITIONS = 6
@@ -189,6 +191,7 @@ class Encoder:
         out.append(np.log1p(np.clip(window.age(), 0, 10_000).astype(np.float32)) * np.float32(0.2))
         out.append(to_scale(past.largest(layout.scale_length), scale))
         out.append(past.lived(layout.scale_length))
+        out.extend(_full(len(window), value) for value in past.shop(layout.means))
         for name in layout.known:
             out.extend(self._known_own(window, name))
         for name in layout.past:
@@ -442,6 +445,31 @@ class _Past:
         for lag in range(self.depth - 1, -1, -1):
             out = np.where(self.window.row(self.window.closed - lag) > 0, np.float32(lag), out)
         return out
+
+    def shop(self, lengths: tuple[int, ...]) -> list[float]:
+        """How all items together sell lately: logs of the last half season, season and two over the scale's, and of a season over one earlier.
+
+        Sums of integers over all slots, live or not: the same in any order, and whichever items are encoded.
+        """
+        window, scale = self.window, lengths[-2]
+        totals = []
+        for lag in range(scale):
+            bucket = window.closed - lag
+            if not window.shut(bucket):
+                ring = window.panel.units
+                # No item counts for more than a few: one bulk order is not a trend.
+                totals.append((lag, int(np.minimum(ring[bucket % len(ring)], 5 * window.panel.scale).sum()) / window.panel.scale))
+
+        def mean(start: int, end: int) -> float:
+            found = [total for lag, total in totals if start <= lag < end]
+            return (sum(found) + 1.0) / (len(found) + 1e-3) if found else 1.0
+
+        usual = mean(0, scale)
+        season = lengths[1]
+        return [
+            *(float(np.clip(np.log(mean(0, length) / usual), -2, 2)) for length in lengths[:3]),
+            float(np.clip(np.log(mean(0, season) / mean(season, 2 * season)), -2, 2)),
+        ]
 
     def calendar(self, step: int) -> Float32:
         """float32[calendar], of a step ahead of the window."""
