@@ -29,7 +29,7 @@ HEADERS: tuple[tuple[str, bytes], ...] = (("nowcart-schema", b"%d" % SCHEMA_VERS
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """What the dead-letter topic and its producer accept, all included."""
 
-REASONS = ("malformed", "missing_field", "bad_value", "bad_time", "future", "too_late", "too_large", "unknown_schema")
+REASONS = ("malformed", "missing_field", "bad_value", "bad_time", "future", "too_late", "too_large", "unknown_schema", "undelivered")
 """Why a message is a dead letter."""
 
 SIGNIFICANT_DIGITS = 4
@@ -70,6 +70,34 @@ class SpikeRecord(msgspec.Struct, frozen=True):
     p_value: float
     severity: str
     state: str
+    model_version: str
+
+
+class AlertedSpike(msgspec.Struct, frozen=True):
+    """The most unlikely spike of an alert."""
+
+    item: str
+    observed: int | float
+    expected: float
+    p_value: float
+
+
+class AlertRecord(msgspec.Struct, frozen=True):
+    """A record of `alerts`."""
+
+    alert: str
+    update: int
+    change: str
+    """opened | joined | left | escalated | resolved."""
+    category: str | None
+    items: list[str]
+    bucket: str
+    severity: str
+    state: str
+    started_ms: int
+    updated_ms: int
+    summary: str
+    worst: AlertedSpike
     model_version: str
 
 

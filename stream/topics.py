@@ -13,7 +13,7 @@ OUTPUTS = ("intent", "demand", "spikes")
 
 
 def own_topics(config: Config, retention: Mapping[str, int] | None = None) -> list[Topic]:
-    """Every topic that the engine writes.
+    """Every topic that nowcart writes.
 
     Args:
         config: names the prefix and the partitions.
@@ -26,6 +26,7 @@ def own_topics(config: Config, retention: Mapping[str, int] | None = None) -> li
     wanted += [
         (f"repartitioned.{source.name}", config.activity.partitions, keep) for source in config.sources.values() if source.repartition
     ]
+    wanted += [("alerts", config.output.partitions, week), ("alerts.state", 1, {"cleanup.policy": "compact"})]
     wanted += [("deadletter", 1, week | {"max.message.bytes": str(MAX_MESSAGE_BYTES)})]
     limits = retention or {}
     return [
