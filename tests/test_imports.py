@@ -32,6 +32,7 @@ WALLS: dict[str, tuple[str, ...]] = {
     "noida_db": ("stream.kafka.embedded",),
     "faust": ("stream.alerts.consume",),
     "aiokafka": ("stream.alerts.consume",),
+    "mode": ("stream.alerts.consume",),
     "prometheus_client": ("stream.metrics",),
     "torch": ("models",),
     "river": ("models",),

@@ -13,13 +13,14 @@ import asyncio
 import logging
 import ssl
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
 import faust
 from aiokafka import AIOKafkaConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode.threads import WorkerThread
 
 from stream.tables import ConfigError
 
@@ -39,13 +40,33 @@ class Incoming(NamedTuple):
     done: Callable[[], object]
 
 
+STOP_S = 5.0
+"""How long the application may take to leave. One whose place in the group was taken never does."""
+
+
+class _Worker(WorkerThread):
+    def __init__(self, service: Any, **more: Any) -> None:
+        super().__init__(service, **more)
+        self.daemon = True  # a process ends even if this does not
+
+
 class _Thread(driver.AIOKafkaConsumerThread):
+    Worker = _Worker
+
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         # Faust passes it to the constructor, from its processing guarantee; nothing reads it before the start.
         assert consumer._isolation_level == "read_uncommitted", "aiokafka keeps its isolation level elsewhere now"
         consumer._isolation_level = "read_committed"
         return consumer
+
+    async def on_thread_stop(self) -> None:
+        # A static member does not leave when it is closed, and whoever comes next with its name takes its place. But a broker that knows no
+        # static members (the embedded one) would wait for it: whoever ends in order says so.
+        coordinator = getattr(self._consumer, "_coordinator", None)
+        if coordinator is not None:
+            coordinator._group_instance_id = None
+        await super().on_thread_stop()
 
 
 class _Consumer(driver.Consumer):
@@ -98,6 +119,13 @@ class Reader:
                 await take(Incoming(message.partition, message.offset, message.key, message.value, event.ack))
 
         app.agent(spikes, name="spikes")(read)
+        self.regrouped = False
+        """Set whenever partitions were assigned: whoever took this one's place is told by the ledger alone."""
+
+        async def assigned(_app: Any, assigned: Any, **_: Any) -> None:
+            self.regrouped = True
+
+        app.on_partitions_assigned.connect(assigned, weak=False)
         self._said = _Said()
 
     async def start(self) -> None:
@@ -109,8 +137,12 @@ class Reader:
         await self._app.start()
 
     async def stop(self) -> None:
-        """Commits what is done, and leaves the group."""
-        await self._app.stop()
+        """Commits what is done, and leaves the group, or is left behind."""
+        stopping = asyncio.ensure_future(self._app.stop())
+        _, late = await asyncio.wait({stopping}, timeout=STOP_S)
+        if late:
+            log.info("the reader did not leave the group within %g s, and is left behind", STOP_S)
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it will miss the tasks
         for name in _LOUD:
             logging.getLogger(name).removeHandler(self._said)
             logging.getLogger(name).propagate = True
@@ -141,6 +173,23 @@ class Reader:
 class _Said(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         log.log(logging.WARNING, "%s: %s", record.name, record.getMessage())
+
+
+def run(live: Coroutine[Any, Any, None]) -> None:
+    """Runs it to its end. Unlike asyncio.run it does not wait for what was left behind.
+
+    Args:
+        live: raises what it raises.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(live)
+    finally:
+        if not asyncio.all_tasks(loop):
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+        asyncio.set_event_loop(None)
 
 
 def _servers(properties: Mapping[str, Any]) -> list[str]:

@@ -85,7 +85,7 @@ class Change(msgspec.Struct):
     dead_letters: Sequence[DeadLetter] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.positions or self.groups or self.made or self.done or self.records or self.dead_letters)
+        return bool(self.positions is not None or self.groups or self.made or self.done or self.records or self.dead_letters)
 
 
 class Ledger:

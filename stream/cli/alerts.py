@@ -27,18 +27,21 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs it."""
-    import asyncio
-
     from stream.config import load
     from stream.kafka.admin import Admin
     from stream.kafka.log import Fenced
     from stream.metrics import Metrics, serve
+    from stream.tables import UserError
 
     config = load(args.config)
     admin = Admin(config.kafka)
     admin.ping()
     admin.partitions([config.output.topic(name) for name in ("spikes", "alerts", "alerts.state", "deadletter")])
-    from stream.alerts.desk import Desk  # Faust takes its time to import; a mistake is told before
+    try:
+        from stream.alerts.consume import run as run_to_end  # Faust takes its time to import: a mistake is told before
+        from stream.alerts.desk import Desk
+    except ModuleNotFoundError as error:
+        raise UserError(f"alerts needs a package that is not installed ({error.name}): pip install 'nowcart[alerts]'") from error
 
     if config.alerts.alertmanager.url is None and not config.alerts.webhooks:
         log.warning("neither [alerts.alertmanager] nor [[alerts.webhooks]] is configured: alerts go to the topic alone")
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             await desk.run(args.stop)
 
     try:
-        asyncio.run(live())
+        run_to_end(live())
     except Fenced as error:
         raise Fenced(
             f"{error}. Of one prefix ('{config.output.prefix}') one process makes alerts: stop the other one, or give this one an "
