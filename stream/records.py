@@ -59,7 +59,7 @@ class IntentRecord(msgspec.Struct, frozen=True):
     model_version: str
 
 
-class SpikeRecord(msgspec.Struct, frozen=True):
+class SpikeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A record of `spikes`."""
 
     item: str
@@ -71,6 +71,7 @@ class SpikeRecord(msgspec.Struct, frozen=True):
     severity: str
     state: str
     model_version: str
+    category: str | None = None
 
 
 class AlertedSpike(msgspec.Struct, frozen=True):
@@ -163,12 +164,13 @@ def encode_spikes(columns: SpikeColumns) -> Encoded:
         round_significant(columns.p_value).tolist(),
         columns.severity,
         columns.state,
+        [None] * len(columns) if columns.category is None else columns.category,
         strict=True,
     )
     bucket, start_ms, version = columns.bucket, columns.bucket_start_ms, columns.model_version
     values = [
-        _json.encode(SpikeRecord(item, bucket, start_ms, observed, expected, p_value, severity, state, version))
-        for item, observed, expected, p_value, severity, state in rows
+        _json.encode(SpikeRecord(item, bucket, start_ms, observed, expected, p_value, severity, state, version, category))
+        for item, observed, expected, p_value, severity, state, category in rows
     ]
     return [item.encode() for item in columns.item], values
 

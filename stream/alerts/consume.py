@@ -122,7 +122,7 @@ class Reader:
         self.regrouped = False
         """Set whenever partitions were assigned: whoever took this one's place is told by the ledger alone."""
 
-        async def assigned(_app: Any, assigned: Any, **_: Any) -> None:
+        async def assigned(*_: Any, **_more: Any) -> None:
             self.regrouped = True
 
         app.on_partitions_assigned.connect(assigned, weak=False)

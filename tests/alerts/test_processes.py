@@ -39,7 +39,8 @@ def settings(receiver: Receiver, **more: Any) -> dict[str, Any]:
 
 def told(receiver: Receiver) -> list[dict[str, Any]]:
     """Everything that Alertmanager was told, oldest first."""
-    return [alert for body in receiver.at("/api/v2/alerts") for alert in body]
+    bodies: list[Any] = list(receiver.at("/api/v2/alerts"))
+    return [alert for alerts in bodies for alert in alerts]
 
 
 @BROKERS
@@ -100,7 +101,7 @@ def paged(receiver: Receiver) -> list[tuple[str, str]]:
 def _over(alert: dict[str, Any], receiver: Receiver) -> bool:
     """A critical alert's end: before the last time it was told to be open."""
     ends = [other["endsAt"] for other in told(receiver) if other["labels"] == alert["labels"]]
-    return alert["labels"]["severity"] == "critical" and alert["endsAt"] < max(ends)
+    return bool(alert["labels"]["severity"] == "critical" and alert["endsAt"] < max(ends))
 
 
 @pytest.mark.kafka  # the embedded broker keeps the places of the dead
