@@ -1,4 +1,7 @@
-"""Makes components/monitoring/rules.yaml, a PrometheusRule, of deploy/prometheus/rules: `python deploy/kubernetes/rules.py`. A test holds the two together."""
+"""Makes components/monitoring/rules.yaml, a PrometheusRule, of deploy/prometheus/rules: `python deploy/kubernetes/rules.py`.
+
+A test holds the two together.
+"""
 
 from __future__ import annotations
 
