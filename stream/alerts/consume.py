@@ -13,6 +13,7 @@ import asyncio
 import logging
 import ssl
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
@@ -42,6 +43,10 @@ class Incoming(NamedTuple):
 
 STOP_S = 5.0
 """How long the application may take to leave. One whose place in the group was taken never does."""
+
+
+REPEAT_S = 30.0
+"""A warning of the same kind is said no more often."""
 
 
 class _Worker(WorkerThread):
@@ -171,8 +176,17 @@ class Reader:
 
 
 class _Said(logging.Handler):
+    """Says warnings of theirs as ours, each kind once in a while: while a broker is away there are dozens a second."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._last: dict[tuple[str, str], float] = {}
+
     def emit(self, record: logging.LogRecord) -> None:
-        log.log(logging.WARNING, "%s: %s", record.name, record.getMessage())
+        kind, now = (record.name, str(record.msg)), time.monotonic()
+        if now - self._last.get(kind, -REPEAT_S) >= REPEAT_S:
+            self._last[kind] = now
+            log.warning("%s: %s", record.name, record.getMessage())
 
 
 def run(live: Coroutine[Any, Any, None]) -> None:

@@ -123,7 +123,7 @@ def test_every_pod_can_read_its_configuration_and_knows_its_command(overlay: str
     environment = dict(named(overlay, "ConfigMap", "nowcart-environment")["data"])
     if overlay != "dev":
         (secrets, _) = documents(KUBERNETES / "overlays" / "production" / "secrets.example.yaml")
-        environment |= secrets["stringData"]  # type: ignore[arg-type]
+        environment |= secrets["stringData"]
     assert environment_of(text) <= environment.keys()
     config = loaded(path, environment)
     for one in (one for one in built(overlay) if pod(one)):

@@ -27,7 +27,7 @@ def known_names() -> set[str]:
 
 
 def rules() -> list[dict[str, Any]]:
-    return [rule for path in RULES for document in documents(path) for group in document["groups"] for rule in group["rules"]]  # type: ignore[attr-defined]
+    return [rule for path in RULES for document in documents(path) for group in document["groups"] for rule in group["rules"]]
 
 
 def test_the_configuration_and_the_rules_are_good_and_do_what_their_tests_say() -> None:
@@ -39,7 +39,7 @@ def test_the_configuration_and_the_rules_are_good_and_do_what_their_tests_say() 
 def test_every_alert_is_tried_or_too_simple_to_be() -> None:
     """A rule that nobody tries is a rule that never fires."""
     (tests,) = documents(DEPLOY / "prometheus" / "tests" / "alerts.test.yml")
-    tried = {case["alertname"] for test in tests["tests"] for case in test.get("alert_rule_test", [])}  # type: ignore[attr-defined]
+    tried = {case["alertname"] for test in tests["tests"] for case in test.get("alert_rule_test", [])}
     simple = {"NowcartWatchdog", "NowcartMissing", "NowcartBrokerUnreachable", "NowcartPrometheusAlone"}
     assert {rule["alert"] for rule in rules() if "alert" in rule} == tried | simple
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -35,6 +36,6 @@ def ran(name: str, *arguments: str | Path) -> str:
     return done.stdout + done.stderr
 
 
-def documents(path: Path) -> list[dict[str, object]]:
+def documents(path: Path) -> list[dict[str, Any]]:
     """A file's YAML documents."""
     return [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document]
