@@ -51,6 +51,10 @@ class Spike(msgspec.Struct, frozen=True):
             raise ValueError(f"bucket must be one of {', '.join(SIZES)}; got {self.bucket!r}")
         if not 0 <= self.bucket_start_ms < 1 << 53:
             raise ValueError(f"bucket_start_ms must be epoch milliseconds; got {self.bucket_start_ms}")
+        if self.category == "":
+            msgspec.structs.force_setattr(self, "category", None)
+        elif self.category is not None and len(self.category) > 1_024:
+            raise ValueError(f"category must have at most 1,024 characters; got {len(self.category)}")
 
 
 class Entry(msgspec.Struct):

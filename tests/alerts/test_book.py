@@ -48,6 +48,7 @@ def test_items_of_a_category_are_one_alert_and_others_are_their_own() -> None:
     assert told[0].alert == told[1].alert
     assert len({record.alert for record in told}) == 3
     assert [record.category for record in told] == ["shoes", "shoes", None, "shoes"]
+    assert kept.take(spike("cup", category=""), NOW)[0].category is None
     alone = book(group_by="item")
     assert len({alone.take(spike(item, category="shoes"), NOW)[0].alert for item in ("red", "blue")}) == 2
 
@@ -156,7 +157,7 @@ def test_every_alert_opens_once_counts_its_updates_and_ends_at_most_once(steps: 
         assert all(record.items for record in records)
 
 
-@pytest.mark.parametrize("wrong", [{"item": ""}, {"bucket": "2h"}, {"bucket_start_ms": -1}])
+@pytest.mark.parametrize("wrong", [{"item": ""}, {"bucket": "2h"}, {"bucket_start_ms": -1}, {"category": "c" * 1_025}])
 def test_a_spike_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         spike(**{"item": "a", **wrong})
