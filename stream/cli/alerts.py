@@ -18,7 +18,7 @@ def add(subparsers: Subparsers) -> None:
         "alerts",
         run,
         "turn spikes into alerts, grouped and silenced as configured: in a topic, at Alertmanager, and at webhooks, until Ctrl-C",
-        "nowcart alerts shop.toml\nnowcart alerts shop.toml --metrics-port 9466",
+        "nowcart alerts shop.toml\nnowcart alerts shop.toml --metrics-port 9465",
         graceful=True,
     )
     add_config(parser)

@@ -42,14 +42,20 @@ class Receiver:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        """Path, headers and body of those that were taken."""
+        self.refused = 0
         self.answers: list[int] = []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
+                status = receiver.answers.pop(0) if receiver.answers else 200
+                if status == 200:
+                    receiver.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+                else:
+                    receiver.refused += 1
+                self.send_response(status)
                 self.send_header("content-length", "0")
                 self.end_headers()
 
