@@ -32,7 +32,7 @@ from tests.shop_runs import Process, Watch, toml
 
 log = logging.getLogger(__name__)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 MINUTE_MS = 60_000
 PAST_MS = 12 * MINUTE_MS
@@ -56,7 +56,7 @@ def got(url: str) -> Any:
         return json.load(answer)
 
 
-def until(found: Callable[[], Any], what: str, *processes: Process, seconds: float = 100.0) -> Any:
+def until(found: Callable[[], Any], what: str, *processes: Process, seconds: float = 150.0) -> Any:
     """What `found` gives once it is truthy; a server that is not there yet is no answer."""
     deadline = time.monotonic() + seconds
     while True:
