@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from stream.alerting import Alerts, read_alerts
 from stream.engine.time import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, SIZES, Zone
 from stream.sources import EVENTS, FIELDS, REQUIRED, TOPIC, TOPIC_FORM, Source, read_source
 from stream.tables import ConfigError, Table, UserError, join, nearest, read_toml, shown
@@ -25,6 +26,7 @@ __all__ = [
     "REQUIRED",
     "TOPICS",
     "Activity",
+    "Alerts",
     "Bucket",
     "Config",
     "ConfigError",
@@ -42,7 +44,7 @@ __all__ = [
     "parse",
 ]
 
-TOPICS = ("activity", "outcomes", "models", "intent", "demand", "prices", "spikes", "alerts", "deadletter")
+TOPICS = ("activity", "outcomes", "models", "intent", "demand", "prices", "spikes", "alerts", "alerts.state", "deadletter")
 """Names of nowcart's own topics, without the prefix."""
 
 # The engine reads exactly once, and its transactions and groups are its own to name.
@@ -177,6 +179,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     activity: Activity = Activity()
     output: Output = Output()
     state: State = State()
+    alerts: Alerts = Alerts()
     metrics: Metrics = Metrics()
     device: Device = Device()
 
@@ -215,7 +218,8 @@ def parse(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: they cannot be used; the message names the key.
     """
-    root = Table(values, "", ("kafka", "time", "sources", "demand", "intent", "models", "activity", "output", "state", "metrics", "device"))
+    tables = ("kafka", "time", "sources", "demand", "intent", "models", "activity", "output", "state", "alerts", "metrics", "device")
+    root = Table(values, "", tables)
     models = root.table("models", ("river_items",))
     activity = root.table("activity", ("partitions",))
     state = root.table("state", ("url", "snapshot_interval", "keep"))
@@ -235,6 +239,7 @@ def parse(values: dict[str, Any]) -> Config:
             state.duration("snapshot_interval", State().snapshot_interval_ms, least_ms=SECOND_MS),
             state.whole("keep", State().keep, least=1, most=1_000),
         ),
+        alerts=read_alerts(root),
         metrics=Metrics(metrics.text("host", Metrics().host), metrics.whole("port", Metrics().port, most=65_535)),
         device=Device(device.text("name", Device().name, pattern=r"auto|cpu|cuda(:\d+)?", form="one of auto, cpu, cuda, cuda:N")),
     )

@@ -99,6 +99,10 @@ class Metrics:
         self._wape = gauge("forecast_wape_ratio", "Absolute error over demand, lately, mean of the horizon groups.", "bucket", "expert")
         self._intent_error = gauge("intent_calibration_error_ratio", "Mean gap between predicted and seen purchase rates, lately.")
         self._spikes = counter("spikes_total", "Spikes opened, by severity.", "severity")
+        self._alerts = counter("alerts_total", "Alerts by what became of them; silenced: spikes that nobody was told of.", "state")
+        self._alerts_open = gauge("alerts_open", "Alerts that are open.")
+        self._deliveries = counter("alert_deliveries_total", "Attempts to tell a receiver, by outcome.", "receiver", "outcome")
+        self._deliveries_pending = gauge("alert_deliveries_pending", "Requests that a webhook has not taken yet.", "receiver")
 
     # ---- what came in
 
@@ -247,6 +251,28 @@ class Metrics:
     def spikes(self, severity: str, spikes: int) -> None:
         """Counts opened spikes."""
         self._spikes.labels(severity).inc(spikes)
+
+    # ---- who was told
+
+    def alert(self, state: str) -> None:
+        """Counts a change of an alert: `open`, `updated`, `escalated` or `resolved`."""
+        self._alerts.labels(state).inc()
+
+    def alerts_silenced(self, spikes: int) -> None:
+        """Counts spikes that a rule silenced."""
+        self._alerts.labels("silenced").inc(spikes)
+
+    def alerts_open(self, alerts: int) -> None:
+        """Says how many alerts are open."""
+        self._alerts_open.set(alerts)
+
+    def delivery(self, receiver: str, outcome: str) -> None:
+        """Counts an attempt to tell a receiver: `delivered`, `retry` or `refused`."""
+        self._deliveries.labels(receiver, outcome).inc()
+
+    def deliveries_pending(self, receiver: str, requests: int) -> None:
+        """Says how many requests a receiver has not taken yet."""
+        self._deliveries_pending.labels(receiver).set(requests)
 
     def text(self) -> str:
         """Everything in Prometheus's text format."""
