@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from stream.engine.time import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, SIZES, Zone
+from stream.serving import ApiKey, Jwt, Serve, read_serve
 from stream.sources import EVENTS, FIELDS, REQUIRED, TOPIC, TOPIC_FORM, Source, read_source
 from stream.tables import ConfigError, Table, UserError, join, nearest, read_toml, shown
 
@@ -25,15 +26,18 @@ __all__ = [
     "REQUIRED",
     "TOPICS",
     "Activity",
+    "ApiKey",
     "Bucket",
     "Config",
     "ConfigError",
     "Demand",
     "Device",
     "Intent",
+    "Jwt",
     "Metrics",
     "Models",
     "Output",
+    "Serve",
     "Source",
     "State",
     "Time",
@@ -179,6 +183,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     state: State = State()
     metrics: Metrics = Metrics()
     device: Device = Device()
+    serve: Serve = Serve()
 
     def checksum(self) -> str:
         """The sha256, in hexadecimal, of everything that shapes state: state made under another one must not be used."""
@@ -215,7 +220,8 @@ def parse(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: they cannot be used; the message names the key.
     """
-    root = Table(values, "", ("kafka", "time", "sources", "demand", "intent", "models", "activity", "output", "state", "metrics", "device"))
+    tables = ("kafka", "time", "sources", "demand", "intent", "models", "activity", "output", "state", "metrics", "device", "serve")
+    root = Table(values, "", tables)
     models = root.table("models", ("river_items",))
     activity = root.table("activity", ("partitions",))
     state = root.table("state", ("url", "snapshot_interval", "keep"))
@@ -237,6 +243,7 @@ def parse(values: dict[str, Any]) -> Config:
         ),
         metrics=Metrics(metrics.text("host", Metrics().host), metrics.whole("port", Metrics().port, most=65_535)),
         device=Device(device.text("name", Device().name, pattern=r"auto|cpu|cuda(:\d+)?", form="one of auto, cpu, cuda, cuda:N")),
+        serve=read_serve(root),
     )
     _check_together(config)
     return config
