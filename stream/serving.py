@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from stream.engine.time import DAY_MS, MINUTE_MS, SECOND_MS
+from stream.engine.time import DAY_MS, MINUTE_MS
 from stream.tables import ConfigError, Table, shown
 
 LEAST_SECRET = 16
@@ -99,8 +99,8 @@ class Serve(msgspec.Struct, frozen=True):
     """Closed buckets of each item and size that are kept."""
     max_items: int = 200_000
     max_sessions: int = 50_000
-    session_quiet_ms: int = 30 * MINUTE_MS
-    """A session without news for so long, by event time, is no longer shown."""
+    session_quiet_ms: int = 0
+    """A session without news for so long, by event time, is no longer shown; 0: for [intent] session_gap."""
     ended_stay_ms: int = 5 * MINUTE_MS
     """An ended session is shown for so long, by event time."""
 
@@ -177,7 +177,7 @@ def read_serve(root: Table) -> Serve:
         history=table.whole("history", usual.history, least=2, most=10_000),
         max_items=table.whole("max_items", usual.max_items, least=1, most=100_000_000),
         max_sessions=table.whole("max_sessions", usual.max_sessions, least=1, most=100_000_000),
-        session_quiet_ms=table.duration("session_quiet", usual.session_quiet_ms, least_ms=SECOND_MS),
+        session_quiet_ms=table.duration("session_quiet", usual.session_quiet_ms),
         ended_stay_ms=table.duration("ended_stay", usual.ended_stay_ms),
     )
 

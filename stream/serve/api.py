@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from aiohttp import web
 
+from stream.engine.time import SIZES
 from stream.serve.access import Identity
 from stream.serve.answers import Query, Trouble, answered, shortened
 from stream.serve.items import SORTS, Row
@@ -26,6 +27,7 @@ MOST_ROWS = 200
 MOST_SESSIONS = 500
 MOST_SPIKES = 1_000
 MOST_PAST = 10_000
+MOST_TOTALS = 2_000
 LONGEST_ID = 1_024
 """As the engine takes them."""
 
@@ -84,6 +86,12 @@ def _service(request: web.Request) -> Service:
     return request.app[SERVICE]
 
 
+def _sizes(service: Service) -> list[str]:
+    """The bucket sizes that may be asked for: those configured, and those that were published all the same."""
+    sizes = [bucket.size for bucket in service.config.demand.buckets]
+    return sizes + [size for size in service.view.items.panels if size not in sizes]
+
+
 def _reply(request: web.Request, body: Any) -> web.Response:
     return answered(request, msgspec.json.encode(body), {"Nowcart-Age-Seconds": f"{_service(request).age_seconds:g}"})
 
@@ -103,8 +111,7 @@ async def item_demand(request: web.Request) -> web.Response:
     """GET /v1/items/{item}/demand."""
     view, query = _service(request).view, Query(request, ("bucket", "history"))
     name = _named(request, "item")
-    sizes = [bucket.size for bucket in _service(request).config.demand.buckets]
-    sizes += [size for size in view.items.panels if size not in sizes]
+    sizes = _sizes(_service(request))
     wanted = query.choice("bucket", sizes, "") if "bucket" in query else ""
     history = query.whole("history", 0, 0, MOST_PAST)
     slot = view.items.slots.get(name)
@@ -132,8 +139,7 @@ async def item_list(request: web.Request) -> web.Response:
     """GET /v1/items."""
     service = _service(request)
     items, query = service.view.items, Query(request, ("bucket", "sort", "order", "q", "limit", "cursor", "offset", "spark"))
-    sizes = [bucket.size for bucket in service.config.demand.buckets]
-    sizes += [size for size in items.panels if size not in sizes]
+    sizes = _sizes(service)
     bucket = query.choice("bucket", sizes, next(iter(items.panels), sizes[0]))
     sort = query.choice("sort", SORTS, "expected")
     descending = query.choice("order", ("asc", "desc"), "asc" if sort == "name" else "desc") == "desc"
@@ -177,6 +183,36 @@ def _read_cursor(query: Query, cursor: str, bucket: str, sort: str, descending: 
     if read[:3] != (bucket, sort, descending):
         raise query.wrong("cursor", "must come from an answer to the same bucket, sort and order")
     return read[3], read[4]
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Units of all items together."""
+
+    bucket: str
+    size_ms: int
+    issued_at_ms: int
+    """Where the past ends and the forecast begins."""
+    start_ms: list[int]
+    observed: list[float]
+    expected: list[float]
+    """A bucket each from issued_at_ms on."""
+
+
+async def totals(request: web.Request) -> web.Response:
+    """GET /v1/totals."""
+    service = _service(request)
+    items, query = service.view.items, Query(request, ("bucket", "history"))
+    sizes = _sizes(service)
+    bucket = query.choice("bucket", sizes, next(iter(items.panels), sizes[0]))
+    history = query.whole("history", 72, 0, MOST_TOTALS)
+    panel = items.panels.get(bucket)
+    if panel is None:
+        return _reply(request, Totals(bucket, SIZES[bucket], 0, [], [], []))
+    issued_ms = int(panel.issued_ms.max(initial=0))
+    starts, observed = panel.seen_before(issued_ms or panel.newest_start_ms + 1, history)
+    return _reply(
+        request, Totals(bucket, panel.size_ms, issued_ms, starts, observed, panel.expect(issued_ms, panel.horizon) if issued_ms else [])
+    )
 
 
 # ---- sessions

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -24,7 +24,9 @@ SORTS = ("name", "observed", "expected", "change", "latest", "next", "spikes", "
 
 _FRESH_S = 0.5
 _SEARCHES = 64
-_NEAR = 12
+_NEAR = 3
+_MOST_AT_ONCE = 64
+"""An eviction takes a hundredth of the items: never some of those that are just being taken."""
 
 Slots = NDArray[np.intp]
 
@@ -71,6 +73,8 @@ class Items:
         self.open_spikes = np.zeros(0, dtype=np.int32)
         self.spikes_version = 0
         self._names: list[str] = []
+        self._folded: list[str] = []
+        """The names as they are searched."""
         self._free: list[int] = []
         self._names_version = 0
         self._by_name: tuple[int, Slots] = (-1, np.zeros(0, dtype=np.intp))
@@ -81,20 +85,38 @@ class Items:
     def __len__(self) -> int:
         return len(self.slots)
 
-    def take(self, record: DemandRecord, raw: bytes) -> None:
-        """Takes a record of `demand`.
+    def take(self, records: Sequence[DemandRecord], raws: Sequence[bytes]) -> None:
+        """Takes records of `demand`, in order.
 
         Args:
-            record: read from `raw`; of a known bucket size.
-            raw: as it came.
+            records: read from `raws`.
+            raws: as they came.
         """
-        panel = self.panels.get(record.bucket)
-        if panel is None:
-            if record.bucket not in SIZES:
-                return  # of a later version: nothing here could show it
-            panel = Panel(record.bucket, self._history)
-            self.panels = dict(sorted({**self.panels, record.bucket: panel}.items(), key=lambda pair: pair[1].size_ms))
-        panel.take(self._slot(record.item), record, raw)
+        start = 0
+        while start < len(records):
+            first = records[start]
+            stop, named = start, set()
+            # A tick's records come one after the other: as many as are of one bucket, and of different items, are taken at once.
+            while stop < len(records):
+                record = records[stop]
+                if record.bucket != first.bucket or record.bucket_start_ms != first.bucket_start_ms or record.item in named:
+                    break
+                named.add(record.item)
+                stop += 1
+            panel = self._panel(first.bucket)
+            if panel is not None:
+                run = records[start:stop]
+                for part in range(0, len(run), _MOST_AT_ONCE):
+                    some = run[part : part + _MOST_AT_ONCE]
+                    panel.take([self._slot(record.item) for record in some], some, raws[start + part : start + part + len(some)])
+            start = stop
+
+    def _panel(self, bucket: str) -> Panel | None:
+        panel = self.panels.get(bucket)
+        if panel is None and bucket in SIZES:  # one of a later version could not be shown
+            panel = Panel(bucket, self._history)
+            self.panels = dict(sorted({**self.panels, bucket: panel}.items(), key=lambda pair: pair[1].size_ms))
+        return panel
 
     def spike(self, item: str, change: int) -> None:
         """Counts an item's open spikes.
@@ -162,9 +184,8 @@ class Items:
             self._searches.move_to_end(query)
             return found[1]
         if self._blob[0] != self._names_version:
-            folded = [name.casefold().replace("\n", " ") for name in self._names]
-            starts = np.cumsum([0, *(len(name) + 1 for name in folded)]).tolist()
-            self._blob = (self._names_version, "\n".join(folded), starts)
+            ends = np.cumsum([0, *map(len, self._folded)]) + np.arange(len(self._folded) + 1)
+            self._blob = (self._names_version, "\n".join(self._folded), ends.tolist())
         _, blob, starts = self._blob
         mask = np.zeros(len(self._names), dtype=np.bool_)
         at = blob.find(query)
@@ -252,10 +273,11 @@ class Items:
             self._evict()
         if self._free:
             slot = self._free.pop()
-            self._names[slot] = name
+            self._names[slot], self._folded[slot] = name, _folded(name)
         else:
             slot = len(self._names)
             self._names.append(name)
+            self._folded.append(_folded(name))
             if slot >= len(self.open_spikes):
                 self.open_spikes = np.concatenate([self.open_spikes, np.zeros(max(1024, slot // 2), dtype=np.int32)])
         self.slots[name] = slot
@@ -276,12 +298,16 @@ class Items:
             name = self._names[slot]
             del self.slots[name]
             del self.sorted[bisect_left(self.sorted, name)]
-            self._names[slot] = ""
+            self._names[slot] = self._folded[slot] = ""
             self._free.append(slot)
             for panel in self.panels.values():
                 panel.forget(slot)
         self._names_version += 1
         self._orders.clear()
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("\n", " ")
 
 
 def _short(value: float) -> float:

@@ -16,10 +16,12 @@ from stream.serve.api import (
     MOST_ROWS,
     MOST_SESSIONS,
     MOST_SPIKES,
+    MOST_TOTALS,
     ItemDemand,
     ItemList,
     SessionIntent,
     SessionList,
+    Totals,
 )
 from stream.serve.items import SORTS
 from stream.serve.service import Health, Overview
@@ -55,7 +57,7 @@ def _records(name: str) -> Schema:
 
 
 def _components() -> Schema:
-    structs = [Problem, ItemDemand, ItemList, SessionIntent, SessionList, Overview, Health]
+    structs = [Problem, ItemDemand, ItemList, SessionIntent, SessionList, Totals, Overview, Health]
     _, found = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     published = {name: schema for name, schema in schemas().items() if name in ("demand", "intent", "spikes")}
     # A record inside an answer goes through as bytes, so its struct does not know what it is.
@@ -151,6 +153,14 @@ def document(config: Config, locked: bool) -> Schema:
                 _parameter("history", "closed buckets to add", _whole(0, MOST_PAST, 0)),
             ],
             404,
+        ),
+        "/v1/totals": get(
+            "All items together: what was observed, and what is expected",
+            _ref("Totals"),
+            [
+                _parameter("bucket", "size; by default the smallest", sizes),
+                _parameter("history", "closed buckets", _whole(0, MOST_TOTALS, 72)),
+            ],
         ),
         "/v1/sessions": get(
             "Live sessions",

@@ -6,6 +6,7 @@ observation, the others two past forecasts), 4 for each step of its horizon, som
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,17 +15,12 @@ from numpy.typing import NDArray
 
 from stream.engine.time import MINUTE_MS, SIZES
 
-_BLOCK = 1024
-"""Items whose past stands in one array: growing means one more, never a copy of hundreds of megabytes."""
-
-_CELL = np.dtype([("start", "<i4"), ("observed", "<f4"), ("near", "<f4", (3,)), ("far", "<f4", (3,))])
-"""A closed bucket: its start in minutes since 1970, the units, and low, middle and high of what was then forecast for the next bucket
-and for one a quarter of the horizon ahead. 32 bytes."""
-
 LEVELS = (0.1, 0.5, 0.9)
 """Of the low, the middle and the high; of the configured levels, those nearest to them."""
 
-_EMPTY = -(2**31)
+_LEAST_SLOTS = 1024
+_EMPTY = 0
+"""The start of a cell that holds nothing: 1970."""
 
 
 class DemandRecord(msgspec.Struct, frozen=True, gc=False):
@@ -35,10 +31,25 @@ class DemandRecord(msgspec.Struct, frozen=True, gc=False):
     bucket_start_ms: int
     issued_at_ms: int
     observed: float = 0.0
-    corrects: bool = False
     mean: list[float] | None = None
-    quantiles: dict[str, list[float]] | None = None
+    quantiles: Any = None
+    """Those that are kept: `low`, `middle`, `high`, each a number a step, or None."""
     model_version: str = ""
+
+
+def demand_decoder(levels: Sequence[float]) -> msgspec.json.Decoder[DemandRecord]:
+    """Reads of a record what is kept of it: three quantiles of nine, so half the numbers are passed over.
+
+    Args:
+        levels: the configured ones.
+    """
+    near = [min(levels, key=lambda level: abs(level - wanted)) for wanted in LEVELS]
+    names = dict(zip(("low", "middle", "high"), map(str, near), strict=True))
+    if len(set(names.values())) < len(names):  # so few are configured that one stands for two
+        names = {"middle": names["middle"]}
+    quantiles = msgspec.defstruct("Quantiles", [(name, list[float] | None, None) for name in names], rename=names, frozen=True, gc=False)
+    record = msgspec.defstruct("Record", [("quantiles", quantiles | None, None)], bases=(DemandRecord,), frozen=True, gc=False)
+    return msgspec.json.Decoder(record)
 
 
 class Past(msgspec.Struct, frozen=True):
@@ -81,7 +92,13 @@ class Panel:
         self.totals: dict[int, float] = {}
         """Units of all items by start of the bucket."""
         self.newest_start_ms = 0
-        self._blocks: list[NDArray[Any]] = []
+        self._starts = np.zeros((0, history), dtype=np.int32)
+        """int32[slots, history], the past's buckets by their starts in minutes; a ring for each item."""
+        self._units = np.zeros((0, history), dtype=np.float32)
+        self._near = np.zeros((0, history, 3), dtype=np.float32)
+        """Low, middle and high of what was forecast, at the bucket's end, for the next bucket."""
+        self._far = np.zeros((0, history, 3), dtype=np.float32)
+        """The same for the bucket `far_steps` ahead."""
         self._next = np.zeros(0, dtype=np.int32)
         """The cell that the next closed bucket takes."""
 
@@ -94,53 +111,86 @@ class Panel:
         have = len(self.raw)
         if slots <= have:
             return
-        more = max(slots, have + have // 2, _BLOCK) - have
+        more = max(slots, 2 * have, _LEAST_SLOTS) - have
         self.raw.extend([None] * more)
-        self.issued_ms = np.concatenate([self.issued_ms, np.zeros(more, dtype=np.int64)])
-        self.latest, self.observed, self.expected = (
-            np.concatenate([column, np.zeros(more)]) for column in (self.latest, self.observed, self.expected)
-        )
-        self.mean = np.concatenate([self.mean, np.zeros((more, self.horizon), dtype=np.float32)])
-        self._next = np.concatenate([self._next, np.zeros(more, dtype=np.int32)])
+        # Zeros that nobody touches take no memory, so doubling costs a copy and nothing more.
+        for name in ("issued_ms", "latest", "observed", "expected", "mean", "_starts", "_units", "_near", "_far", "_next"):
+            column = getattr(self, name)
+            longer = np.zeros((have + more, *column.shape[1:]), dtype=column.dtype)
+            longer[:have] = column
+            setattr(self, name, longer)
 
-    def take(self, slot: int, record: DemandRecord, raw: bytes) -> None:
-        """Takes a record of an item.
+    def take(self, slots: Sequence[int], records: Sequence[DemandRecord], raws: Sequence[bytes]) -> None:
+        """Takes records of one bucket, of different items.
 
         Args:
-            slot: the item's.
-            record: read from `raw`.
-            raw: as it came.
+            slots: the items'.
+            records: read from `raws`; the same bucket_start_ms in all.
+            raws: as they came.
         """
-        self.grow(slot + 1)
+        self.grow(max(slots) + 1)
         self.version += 1
-        cells = self._cells(slot)
-        start = record.bucket_start_ms // MINUTE_MS
-        before = self._observe(cells, slot, start, record.observed)
-        self._add_total(record.bucket_start_ms, record.observed - before)
-        if record.mean and record.issued_at_ms >= self.issued_ms[slot]:
-            self._forecast(cells, slot, start, record, raw)
-        self.observed[slot] = self._sum_of_last(cells, slot)
+        start_ms = records[0].bucket_start_ms
+        start = start_ms // MINUTE_MS
+        rows = np.array(slots, dtype=np.intp)
+        units = np.array([record.observed for record in records])
+        last = self._starts[rows, self._next[rows] - 1]
+        fresh = last < start
+        if fresh.all():
+            self._append(rows, start, units)
+            added = float(units.sum())
+        else:
+            self._append(rows[fresh], start, units[fresh])
+            added = float(units[fresh].sum())
+            for slot, value in zip(rows[~fresh].tolist(), units[~fresh].tolist(), strict=True):
+                added += self._correct(slot, start, value)
+        self._add_total(start_ms, added)
+        forecasts = [i for i, record in enumerate(records) if record.mean and record.issued_at_ms >= self.issued_ms[slots[i]]]
+        if forecasts:
+            self._forecast([slots[i] for i in forecasts], [records[i] for i in forecasts], [raws[i] for i in forecasts], start)
+        since = (self.issued_ms[rows] - self.horizon * self.size_ms) // MINUTE_MS
+        recent = self._starts[rows] >= np.maximum(since, 1)[:, None]
+        self.observed[rows] = np.where(recent, self._units[rows], 0).sum(axis=1, dtype=np.float64)
 
-    def _forecast(self, cells: NDArray[Any], slot: int, start: int, record: DemandRecord, raw: bytes) -> None:
-        mean, quantiles = record.mean or [], record.quantiles or {}
-        if len(mean) > self.horizon:
-            self.mean = np.pad(self.mean, ((0, 0), (0, len(mean) - self.horizon)))
-            self.horizon = len(mean)
-        self.raw[slot] = raw
-        self.issued_ms[slot] = record.issued_at_ms
-        self.latest[slot] = record.observed
-        self.mean[slot, : len(mean)] = mean
-        self.mean[slot, len(mean) :] = 0
-        self.expected[slot] = sum(mean)
-        cell = cells[np.nonzero(cells["start"] == start)[0][0]] if (cells["start"] == start).any() else None
-        if cell is None or not quantiles:
-            return
-        levels = _nearest(tuple(quantiles))
-        far = self.far_steps - 1
-        for position, level in enumerate(levels):
-            steps = quantiles[level]
-            cell["near"][position] = steps[0]
-            cell["far"][position] = steps[far] if far < len(steps) else np.nan
+    def _append(self, rows: NDArray[np.intp], start: int, units: NDArray[np.float64]) -> None:
+        at = self._next[rows]
+        self._starts[rows, at] = start
+        self._units[rows, at] = units
+        self._near[rows, at] = np.nan
+        self._far[rows, at] = np.nan
+        self._next[rows] = (at + 1) % self.history
+
+    def _correct(self, slot: int, start: int, units: float) -> float:
+        """Puts down what a bucket that is known already holds now; returns the difference."""
+        known = np.nonzero(self._starts[slot] == start)[0]
+        if not len(known):
+            return 0.0  # no longer kept: by how much it changes cannot be said
+        at = int(known[0])
+        before = float(self._units[slot, at])
+        self._units[slot, at] = units
+        if start == self._starts[slot].max():
+            self.latest[slot] = units
+        return units - before
+
+    def _forecast(self, slots: list[int], records: list[DemandRecord], raws: list[bytes], start: int) -> None:
+        longest = max(len(record.mean or ()) for record in records)
+        if longest > self.horizon:
+            self.mean = np.pad(self.mean, ((0, 0), (0, longest - self.horizon)))
+            self.horizon = longest
+        rows = np.array(slots, dtype=np.intp)
+        for slot, raw in zip(slots, raws, strict=True):
+            self.raw[slot] = raw
+        self.issued_ms[rows] = [record.issued_at_ms for record in records]
+        self.latest[rows] = [record.observed for record in records]
+        mean = _matrix([record.mean or [] for record in records], self.horizon, 0.0)
+        self.mean[rows] = mean
+        self.expected[rows] = mean.sum(axis=1)
+        here, at = np.nonzero(self._starts[rows] == start)
+        far = min(self.far_steps, self.horizon) - 1
+        for place, name in enumerate(("low", "middle", "high")):
+            steps = _matrix([getattr(record.quantiles, name, None) or [] for record in records], self.horizon, np.nan)
+            self._near[rows[here], at, place] = steps[here, 0]
+            self._far[rows[here], at, place] = steps[here, far]
 
     @property
     def far_steps(self) -> int:
@@ -154,12 +204,15 @@ class Panel:
             slot: the item's.
             buckets: at most so many.
         """
-        cells = self._sorted(slot)[-buckets:] if buckets else self._cells(slot)[:0]
+        starts = self._starts[slot]
+        order = np.argsort(starts, kind="stable")
+        order = order[starts[order] != _EMPTY]
+        order = order[max(0, len(order) - buckets) :]
         return Past(
-            (cells["start"].astype(np.int64) * MINUTE_MS).tolist(),
-            _clean(cells["observed"]),
-            [_clean_or_none(row) for row in cells["near"]],
-            [_clean_or_none(row) for row in cells["far"]],
+            (starts[order].astype(np.int64) * MINUTE_MS).tolist(),
+            _clean(self._units[slot, order]),
+            [_clean_or_none(row) for row in self._near[slot, order]],
+            [_clean_or_none(row) for row in self._far[slot, order]],
             self.far_steps,
         )
 
@@ -170,13 +223,13 @@ class Panel:
             slot: the item's.
             buckets: how many.
         """
-        cells = self._cells(slot)
+        starts = self._starts[slot]
         size, issued = self.size_ms // MINUTE_MS, int(self.issued_ms[slot]) // MINUTE_MS
         # Local days may be an hour longer or shorter: the nearest place is theirs.
-        places = buckets + np.rint((cells["start"].astype(np.int64) - issued) / size).astype(np.int64)
-        fits = (cells["start"] != _EMPTY) & (places >= 0) & (places < buckets)
+        places = buckets + np.rint((starts.astype(np.int64) - issued) / size).astype(np.int64)
+        fits = (starts != _EMPTY) & (places >= 0) & (places < buckets)
         units = np.zeros(buckets, dtype=np.float32)
-        units[places[fits]] = cells["observed"][fits]
+        units[places[fits]] = self._units[slot, fits]
         return _clean(units)
 
     def forget(self, slot: int) -> None:
@@ -190,31 +243,30 @@ class Panel:
         self.raw[slot] = None
         self.issued_ms[slot] = self.latest[slot] = self.observed[slot] = self.expected[slot] = 0
         self.mean[slot] = 0
-        cells = self._cells(slot)
-        cells["start"] = _EMPTY
+        self._starts[slot] = _EMPTY
         self._next[slot] = 0
         self.version += 1
 
-    def expect(self, start_ms: int, steps: int) -> float | None:
-        """Expected units of all items together, over some buckets.
+    def expect(self, start_ms: int, steps: int) -> list[float]:
+        """Expected units of all items together.
 
         Args:
-            start_ms: of the first, the newest issue or later.
+            start_ms: of the first bucket.
             steps: how many buckets.
 
         Returns:
-            None: no forecast reaches so far.
+            A bucket each, as far as the newest forecasts reach.
         """
         here = np.nonzero(self.issued_ms)[0]
         # Idle items are forecast now and then: theirs is a later step of an older forecast.
         first = np.rint((start_ms - self.issued_ms[here]) / self.size_ms).astype(np.int64)
-        reached, total = False, 0.0
-        for step in range(steps):
-            wanted = first + step
-            fits = (wanted >= 0) & (wanted < self.horizon)
-            reached = reached or bool(fits.any())
-            total += float(self.mean[here[fits], wanted[fits]].sum(dtype=np.float64))
-        return total if reached else None
+        sums = np.zeros(steps)
+        reach = 0
+        for ahead in np.unique(first[(first > -steps) & (first < self.horizon)]).tolist():
+            low, high = max(ahead, 0), min(ahead + steps, self.horizon)
+            sums[low - ahead : high - ahead] += self.mean[here[first == ahead], low:high].sum(axis=0, dtype=np.float64)
+            reach = max(reach, high - ahead)
+        return [float(f"{value:.7g}") for value in sums[:reach].tolist()]
 
     def seen(self, start_ms: int, steps: int) -> float | None:
         """Units of all items together, over some closed buckets; None: not all of them are known.
@@ -226,44 +278,15 @@ class Panel:
         found = [self.totals.get(start_ms + step * self.size_ms) for step in range(steps)]
         return None if None in found else float(sum(value for value in found if value is not None))
 
-    # ---- the past's cells
+    def seen_before(self, end_ms: int, buckets: int) -> tuple[list[int], list[float]]:
+        """Units of all items together in the last closed buckets, oldest first.
 
-    def _cells(self, slot: int) -> NDArray[Any]:
-        block, row = divmod(slot, _BLOCK)
-        while block >= len(self._blocks):
-            fresh = np.zeros((_BLOCK, self.history), dtype=_CELL)
-            fresh["start"] = _EMPTY
-            fresh["near"] = fresh["far"] = np.nan
-            self._blocks.append(fresh)
-        cells: NDArray[Any] = self._blocks[block][row]
-        return cells
-
-    def _sorted(self, slot: int) -> NDArray[Any]:
-        cells = self._cells(slot)
-        cells = cells[cells["start"] != _EMPTY]
-        ordered: NDArray[Any] = cells[np.argsort(cells["start"], kind="stable")]
-        return ordered
-
-    def _observe(self, cells: NDArray[Any], slot: int, start: int, units: float) -> float:
-        """Puts a bucket's units down; what stood there before."""
-        starts = cells["start"]
-        at = int(self._next[slot])
-        if starts[at - 1] < start:  # the usual case: one later than the last
-            cells[at] = (start, units, (np.nan,) * 3, (np.nan,) * 3)
-            self._next[slot] = (at + 1) % self.history
-            return 0.0
-        known = np.nonzero(starts == start)[0]
-        if not len(known):
-            return units  # a correction of what is no longer kept: the total cannot be corrected either
-        before = float(cells["observed"][known[0]])
-        cells["observed"][known[0]] = units
-        if start == starts.max():
-            self.latest[slot] = units
-        return before
-
-    def _sum_of_last(self, cells: NDArray[Any], slot: int) -> float:
-        since = (int(self.issued_ms[slot]) - self.horizon * self.size_ms) // MINUTE_MS
-        return float(cells["observed"][cells["start"] >= since].sum(dtype=np.float64))
+        Args:
+            end_ms: where they end.
+            buckets: at most so many.
+        """
+        starts = sorted(start for start in self.totals if start < end_ms)[-buckets:] if buckets else []
+        return starts, [float(f"{self.totals[start]:.7g}") for start in starts]
 
     def _add_total(self, start_ms: int, units: float) -> None:
         self.totals[start_ms] = self.totals.get(start_ms, 0.0) + units
@@ -278,16 +301,11 @@ _KEEP_TOTALS = {"1m": 11_000, "5m": 2_200, "15m": 800, "1h": 200}
 """Buckets that reach back a week."""
 
 
-def _nearest(levels: tuple[str, ...]) -> tuple[str, ...]:
-    found = _NEAREST.get(levels)
-    if found is None:
-        found = _NEAREST[levels] = tuple(min(levels, key=lambda text: abs(float(text) - level)) for level in LEVELS)
-        if len(_NEAREST) > 64:
-            _NEAREST.clear()
-    return found
-
-
-_NEAREST: dict[tuple[str, ...], tuple[str, ...]] = {}
+def _matrix(rows: list[list[float]], width: int, missing: float) -> NDArray[np.float64]:
+    """float64[rows, width]; rows that are shorter are filled up."""
+    if all(len(row) == width for row in rows):
+        return np.array(rows, dtype=np.float64).reshape(len(rows), width)
+    return np.array([row[:width] + [missing] * (width - len(row)) for row in rows], dtype=np.float64).reshape(len(rows), width)
 
 
 def _clean(values: NDArray[Any]) -> list[float]:

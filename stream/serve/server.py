@@ -122,7 +122,7 @@ async def _unknown(request: web.Request) -> web.Response:
     raise Trouble(
         404,
         "no such path",
-        "here are /v1/overview, /v1/items, /v1/sessions, /v1/spikes, /v1/alerts, /v1/stream, /v1/health, /openapi.json and the page at /",
+        "here are /v1/overview, /v1/items, /v1/totals, /v1/sessions, /v1/spikes, /v1/alerts, /v1/stream, /v1/health, /openapi.json and the page at /",
     )
 
 
@@ -241,6 +241,7 @@ def application(service: Service) -> web.Application:
     router.add_get("/readyz", _ready)
     router.add_get("/v1/items", api.item_list)
     router.add_get("/v1/items/{item}/demand", api.item_demand)
+    router.add_get("/v1/totals", api.totals)
     router.add_get("/v1/sessions", api.session_list)
     router.add_get("/v1/sessions/{session}/intent", api.session_intent)
     router.add_get("/v1/spikes", api.spike_list)

@@ -23,6 +23,7 @@ log = logging.getLogger("nowcart.serve")
 
 _SLICE_S = 0.004
 """Records are taken for so long at a time; then requests have their turn."""
+_AT_ONCE = 128
 _OVERVIEW_S = 0.5
 
 
@@ -43,6 +44,8 @@ class Overview(msgspec.Struct, frozen=True):
     next_hour: NextHour | None
     engine: Engine | None
     buckets: list[str]
+    zone: str
+    """The shop's, as configured."""
     models: dict[str, str]
     """The version behind the newest forecasts, by bucket size."""
     records: dict[str, int]
@@ -124,12 +127,13 @@ class Service:
         for batch in batches:
             unreadable = self.view.unreadable
             topic, partition = batch.topic, batch.partition
-            for offset, raw in zip(batch.offsets, batch.values, strict=True):
-                about = self.view.take(topic, raw) if raw else None
-                if about is None or raw is None:
-                    self.feed.passed(topic, partition, offset + 1)
-                else:
-                    self.readers.take(self.feed.take(topic, partition, offset, about, raw))
+            for start in range(0, len(batch.values), _AT_ONCE):
+                raws = batch.values[start : start + _AT_ONCE]
+                for offset, raw, about in zip(batch.offsets[start : start + _AT_ONCE], raws, self.view.take(topic, raws), strict=True):
+                    if about is None or raw is None:
+                        self.feed.passed(topic, partition, offset + 1)
+                    else:
+                        self.readers.take(self.feed.take(topic, partition, offset, about, raw))
                 if time.monotonic() > until:
                     await asyncio.sleep(0)
                     until = time.monotonic() + _SLICE_S
@@ -166,6 +170,7 @@ class Service:
             next_hour=view.next_hour(),
             engine=self.asking.engine,
             buckets=list(view.items.panels),
+            zone=self.config.time.zone,
             models=view.models,
             records=view.records,
         )

@@ -124,7 +124,7 @@ class Sessions:
             candidates = (s for s in self._known.values() if not (s.ended or s.purchased or s.bot))
             hot = nlargest(_MOST_LISTED, candidates, key=lambda session: (session.p_purchase, session.name))
             self._hot = (self.version, now, hot)
-        return [session for session in hot if not session.ended][:count]
+        return [session for session in hot if not (session.ended or session.purchased or session.bot)][:count]
 
     def recent(self, count: int) -> list[Session]:
         """The sessions that moved last, newest first.

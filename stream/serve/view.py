@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from stream.config import Config
 from stream.engine.time import DAY_MS, HOUR_MS
 from stream.serve.items import Items
-from stream.serve.panel import DemandRecord, Panel
+from stream.serve.panel import Panel, demand_decoder
 from stream.serve.sessions import IntentRecord, Sessions
 from stream.serve.spikes import AlertRecord, Alerts, SpikeRecord, Spikes
 
@@ -27,6 +28,9 @@ NEEDED = ("demand", "intent", "spikes")
 
 _MOST_PRICES = 200_000
 WEEK_MS = 7 * DAY_MS
+
+
+_Read = TypeVar("_Read")
 
 
 class PriceRecord(msgspec.Struct, frozen=True, gc=False):
@@ -58,7 +62,9 @@ class View:
     def __init__(self, config: Config, alias: Callable[[str], str] | None, clock: Callable[[], float]) -> None:
         serve = config.serve
         self.items = Items(serve.history, serve.max_items, clock)
-        self.sessions = Sessions(serve.max_sessions, serve.session_quiet_ms, serve.ended_stay_ms, alias, clock)
+        self.sessions = Sessions(
+            serve.max_sessions, serve.session_quiet_ms or config.intent.session_gap_ms, serve.ended_stay_ms, alias, clock
+        )
         self.spikes = Spikes(self.items.spike)
         self.alerts = Alerts()
         self.prices: OrderedDict[str, bytes] = OrderedDict()
@@ -68,45 +74,52 @@ class View:
         """The version in the newest record, by bucket size."""
         self.records = dict.fromkeys(TOPICS, 0)
         self.unreadable = 0
-        self._demand = msgspec.json.Decoder(DemandRecord).decode
+        self._demand = demand_decoder(config.demand.quantiles).decode
         self._intent = msgspec.json.Decoder(IntentRecord).decode
         self._spike = msgspec.json.Decoder(SpikeRecord).decode
         self._alert = msgspec.json.Decoder(AlertRecord).decode
         self._price = msgspec.json.Decoder(PriceRecord).decode
         self._takers = {
-            "demand": self._take_demand,
             "intent": self._take_intent,
             "spikes": self._take_spike,
             "alerts": self._take_alert,
             "prices": self._take_price,
         }
 
-    def take(self, topic: str, raw: bytes) -> str | None:
-        """Takes a record.
+    def take(self, topic: str, raws: Sequence[bytes | None]) -> list[str | None]:
+        """Takes records, in order.
 
         Args:
             topic: one of TOPICS.
-            raw: its value.
+            raws: their values.
 
         Returns:
-            What it is about: an item or a session, "" for an alert; None: it cannot be read.
+            What each is about: an item or a session, "" for an alert; None: it cannot be read.
         """
-        self.records[topic] += 1
+        self.records[topic] += len(raws)
+        if topic == "demand":
+            return self._take_demand(raws)
+        return [self._read(topic, self._takers[topic], raw) for raw in raws]
+
+    def _read(self, topic: str, reader: Callable[[bytes], _Read], raw: bytes | None) -> _Read | None:
+        if raw is None:
+            return None
         try:
-            return self._takers[topic](raw)
+            return reader(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self.unreadable += 1
             if self.unreadable == 1 or self.unreadable % 1000 == 0:
                 log.warning("a record of '%s' cannot be read (%d so far): %s", topic, self.unreadable, error)
             return None
 
-    def _take_demand(self, raw: bytes) -> str:
-        record = self._demand(raw)
-        self.items.take(record, raw)
-        self.newest_ms = max(self.newest_ms, record.issued_at_ms)
-        if record.mean:
-            self.models[record.bucket] = record.model_version
-        return record.item
+    def _take_demand(self, raws: Sequence[bytes | None]) -> list[str | None]:
+        read = [self._read("demand", self._demand, raw) for raw in raws]
+        found = [(record, raw) for record, raw in zip(read, raws, strict=True) if record is not None and raw is not None]
+        if found:
+            self.items.take([record for record, _ in found], [raw for _, raw in found])
+            self.newest_ms = max(self.newest_ms, *(record.issued_at_ms for record, _ in found))
+            self.models.update((record.bucket, record.model_version) for record, _ in found if record.mean)
+        return [None if record is None else record.item for record in read]
 
     def _take_intent(self, raw: bytes) -> str:
         record = self._intent(raw)
@@ -137,28 +150,32 @@ class View:
         """Units expected over the next hour, beside the same hour a week and a day before, and the hour before; None: no forecast yet.
 
         Smaller buckets say it for the hour that begins now, if their horizon reaches that far; else it is the hour, or the day, that has
-        just begun.
+        just begun; and where there is no such forecast yet, as far as there is one.
         """
         panel = self._for_an_hour()
         if panel is None:
             return None
-        steps = max(1, HOUR_MS // panel.size_ms)
+        steps = max(1, min(HOUR_MS // panel.size_ms, panel.horizon))
         start_ms = int(panel.issued_ms.max(initial=0))
-        expected = panel.expect(start_ms, steps) if start_ms else None
-        if expected is None:
+        expected = panel.expect(start_ms, steps)
+        if not start_ms or not expected:
             return None
         length_ms = steps * panel.size_ms
         return NextHour(
             start_ms,
             start_ms + length_ms,
-            float(f"{expected:.7g}"),
+            float(f"{sum(expected):.7g}"),
             panel.seen(start_ms - WEEK_MS, steps),
             panel.seen(start_ms - max(DAY_MS, length_ms), steps),
             panel.seen(start_ms - length_ms, steps),
         )
 
     def _for_an_hour(self) -> Panel | None:
+        farthest = None
         for panel in self.items.panels.values():
-            if panel.horizon and (panel.size_ms >= HOUR_MS or panel.horizon * panel.size_ms >= HOUR_MS):
+            if not panel.horizon:
+                continue
+            if panel.size_ms >= HOUR_MS or panel.horizon * panel.size_ms >= HOUR_MS:
                 return panel
-        return None
+            farthest = panel
+        return farthest
