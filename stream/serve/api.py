@@ -20,7 +20,7 @@ from stream.serve.service import Service
 from stream.serve.sessions import Session
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
-IDENTITY = "nowcart.identity"
+IDENTITY: web.RequestKey[Identity] = web.RequestKey("identity", Identity)
 """Where a request's Identity stands in it."""
 
 MOST_ROWS = 200
@@ -219,8 +219,7 @@ async def totals(request: web.Request) -> web.Response:
 
 
 def _masked(request: web.Request) -> bool:
-    identity: Identity = request[IDENTITY]
-    return identity.masked
+    return request[IDENTITY].masked
 
 
 def _intent(request: web.Request, session: Session) -> SessionIntent:

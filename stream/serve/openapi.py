@@ -83,10 +83,16 @@ _IF_NONE_MATCH = _parameter(
 
 
 def _operation(summary: str, answer: Schema, parameters: list[Schema], *statuses: int, locked: bool) -> Schema:
-    words = {401: "no valid key", 404: "unknown", 422: "a parameter is not as it must be", 503: "not now; see Retry-After"}
+    words = {
+        401: "no valid key",
+        404: "unknown",
+        414: "the address is too long",
+        422: "a parameter is not as it must be",
+        503: "not now; see Retry-After",
+    }
     problems = {
         str(status): {"description": words[status], "content": {PROBLEM: {"schema": _ref("Problem")}}}
-        for status in sorted({*statuses, 422, *((401, 503) if locked else ())})
+        for status in sorted({*statuses, 414, 422, *((401, 503) if locked else ())})
     }
     headers = {
         "ETag": {"description": "of this very answer", "schema": {"type": "string"}},
@@ -140,7 +146,7 @@ def document(config: Config, locked: bool) -> Schema:
                 _parameter(
                     "cursor",
                     "next_cursor of the last answer: goes on behind its last item, whatever has moved since",
-                    {"type": "string", "minLength": 1, "maxLength": 4096},
+                    {"type": "string", "minLength": 1, "maxLength": 4096, "pattern": "^[A-Za-z0-9_-]+$"},
                 ),
             ],
         ),

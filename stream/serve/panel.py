@@ -144,7 +144,8 @@ class Panel:
             added = float(units[fresh].sum())
             for slot, value in zip(rows[~fresh].tolist(), units[~fresh].tolist(), strict=True):
                 added += self._correct(slot, start, value)
-        self._add_total(start_ms, added)
+        if fresh.any() or start_ms in self.totals:
+            self._add_total(start_ms, added)
         forecasts = [i for i, record in enumerate(records) if record.mean and record.issued_at_ms >= self.issued_ms[slots[i]]]
         if forecasts:
             self._forecast([slots[i] for i in forecasts], [records[i] for i in forecasts], [raws[i] for i in forecasts], start)

@@ -34,9 +34,14 @@ from stream.serving import check_access, is_loopback
 from stream.tables import UserError
 
 log = logging.getLogger("nowcart.serve")
+http_log = logging.getLogger("nowcart.serve.http")
+"""aiohttp's own: it tells each request that is no HTTP with a traceback, at a stranger's will. Ours say what matters."""
+http_log.setLevel(logging.CRITICAL)
 
 _STALLED_MS = 60_000
-_LONGEST_TARGET = 8_190
+_LONGEST_TARGET = 16_384
+_LONGEST_LINE = 32_768
+"""Of a request or a header; what is longer is refused before anybody reads it."""
 _SHUTDOWN_S = 3.0
 
 _EVERYWHERE = {
@@ -152,7 +157,7 @@ async def _answering(request: web.Request, handler: Handler) -> web.StreamRespon
         response = trouble.answer()
     except web.HTTPMethodNotAllowed as refused:
         status = 405
-        allowed = ", ".join(sorted(refused.allowed_methods))
+        allowed = ", ".join(sorted(refused.allowed_methods - {"OPTIONS"}))
         response = Trouble(405, "method not allowed", f"{allowed} only", headers={"Allow": allowed}).answer()
     except web.HTTPException as other:
         status = other.status
@@ -338,7 +343,14 @@ class Server:
 
     async def _serve(self) -> None:
         runner = web.AppRunner(
-            application(self._service), handler_cancellation=True, access_log=None, keepalive_timeout=75.0, shutdown_timeout=_SHUTDOWN_S
+            application(self._service),
+            handler_cancellation=True,
+            access_log=None,
+            logger=http_log,
+            keepalive_timeout=75.0,
+            max_line_size=_LONGEST_LINE,
+            max_field_size=_LONGEST_LINE,
+            shutdown_timeout=_SHUTDOWN_S,
         )
         await runner.setup()
         await web.SockSite(runner, self._socket).start()

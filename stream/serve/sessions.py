@@ -65,7 +65,7 @@ class Sessions:
         self.newest_ms = 0
         self.live = 0
         self.version = 0
-        self._hot: tuple[int, float, list[Session]] = (-1, 0.0, [])
+        self._hot: tuple[int, float, list[Session]] = (-1, float("-inf"), [])
 
     def __len__(self) -> int:
         return len(self._known)

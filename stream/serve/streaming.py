@@ -9,7 +9,6 @@ import time
 import msgspec
 from aiohttp import web
 
-from stream.serve.access import Identity
 from stream.serve.answers import Query, Trouble, shortened
 from stream.serve.api import IDENTITY, LONGEST_ID, SERVICE
 from stream.serve.feed import Gap, Wanted, event, read_id
@@ -29,7 +28,7 @@ _HEADERS = {
 async def stream(request: web.Request) -> web.StreamResponse:
     """Records as they come, and from where the reader was if it says so."""
     service = request.app[SERVICE]
-    identity: Identity = request[IDENTITY]
+    identity = request[IDENTITY]
     query = Query(request, ("topics", "item", "session", "after"))
     topics = query.choices("topics", STREAMED, USUAL)
     item, session = query.text("item", LONGEST_ID), query.text("session", LONGEST_ID)
