@@ -122,7 +122,7 @@ async def _cut(chance: random.Random, narrow: bool) -> None:
     at = [dict.fromkeys(log, 0) for _ in shops]
     wanted = Wanted(("intent", "spikes"), item="a" if narrow else None)
     seen: list[Any] = []
-    last: str | None = None
+    last = "intent:0.0,spikes:0.0"
     current: tuple[int, Pipe, asyncio.Task[None]] | None = None
 
     def collect(data: bytes) -> None:
@@ -151,7 +151,7 @@ async def _cut(chance: random.Random, narrow: bool) -> None:
         if not started or (current is None and chance.random() < 0.5):
             which = chance.randrange(2) if started else 0
             pipe = Pipe(flows=chance.random() < 0.7)
-            _, task = shops[which].join(wanted, last or "intent:0.0,spikes:0.0", pipe)
+            _, task = shops[which].join(wanted, last, pipe)
             current, started = (which, pipe, task), True
         elif left and chance.random() < 0.8:
             which, key = chance.choice(left)
