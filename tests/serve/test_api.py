@@ -85,12 +85,12 @@ def test_pages_by_cursor_and_by_offset_hold_the_same(rig: Rig) -> None:
     assert by_cursor == by_offset
     assert len(by_cursor) == len(set(by_cursor)) == 130
     found: list[str] = []
-    cursor = ""
-    while cursor is not None:
-        page = rig.json(f"/v1/items?q=I0&limit=9{cursor and '&cursor=' + cursor}")
+    following: str | None = ""
+    while following is not None:
+        page = rig.json(f"/v1/items?q=I0&limit=9{following and '&cursor=' + following}")
         assert page["total"] == 100
         found += [row["item"] for row in page["items"]]
-        cursor = page["next_cursor"]
+        following = page["next_cursor"]
     assert sorted(found) == [f"i{n:03}" for n in range(100)]
 
 

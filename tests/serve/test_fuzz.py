@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -35,7 +36,7 @@ def rig() -> Iterator[Rig]:
 
 @_SCHEMA.parametrize()
 @hypothesis.settings(max_examples=25, derandomize=True, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
-def test_whatever_is_asked_is_answered_as_described(case: schemathesis.Case, rig: Rig) -> None:
+def test_whatever_is_asked_is_answered_as_described(case: schemathesis.Case[Any], rig: Rig) -> None:
     response = case.call(base_url=rig.server.url.rstrip("/"), timeout=30)
     case.validate_response(
         response,

@@ -16,7 +16,7 @@ from stream.config import Config
 from stream.kafka.admin import Admin
 from stream.kafka.embedded import EmbeddedBroker
 from stream.kafka.following import Back, Follower
-from stream.kafka.log import Partition, TopicMissing, Unreachable
+from stream.kafka.log import Partition, TopicMissing
 from stream.kafka.sender import Sender
 from stream.serve.counters import Counters
 from stream.serve.server import Server
@@ -161,11 +161,3 @@ def test_it_outlives_its_broker(tmp_path: Path) -> None:
                 pass
     finally:
         broker.stop()
-
-
-def test_a_broker_that_is_not_there_is_said_at_the_start() -> None:
-    settings = config(bootstrap_servers="127.0.0.1:1")
-    service = Service(settings, Counters(process=False))
-    service.following._config = settings
-    with pytest.raises(Unreachable, match="must answer within"):
-        Server(settings, service)
