@@ -19,7 +19,7 @@ from stream.tables import ConfigError, Table, shown
 LEAST_SECRET = 16
 """Characters: what is shorter can be guessed."""
 
-_KEYS = (
+KEYS = (
     "host", "port", "metrics_port", "engine_metrics", "cors", "keys", "jwt", "mask_secret", "max_readers", "reader_bytes", "replay_records",
     "replay_bytes", "back", "back_records", "history", "max_items", "max_sessions", "session_quiet", "ended_stay",
 )  # fmt: skip
@@ -150,13 +150,13 @@ def read_serve(root: Table) -> Serve:
     Raises:
         ConfigError: it cannot be used; the message names the key.
     """
-    table, usual = root.table("serve", _KEYS), Serve()
+    table, usual = root.table("serve", KEYS), Serve()
     keys = tuple(_key(entry) for entry in table.tables("keys", ("name", "secret", "sha256", "mask"))) if "keys" in table else ()
     names = [key.name for key in keys]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f'serve.keys must have names of their own; got "{twice}" twice')
     jwt = _jwt(table.table("jwt", ("issuer", "audience", "jwks", "mask"))) if "jwt" in table else None
-    mask_secret = _secret(table, "mask_secret") if "mask_secret" in table else Secret("")
+    mask_secret = _secret(table, "mask_secret") if table.values.get("mask_secret", "") != "" else Secret("")
     if not mask_secret and (any(key.mask for key in keys) or (jwt is not None and jwt.mask)):
         raise ConfigError('serve.mask_secret is missing: mask = true needs it; a random text, such as "${NOWCART_MASK_SECRET}"')
     return Serve(

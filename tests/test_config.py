@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stream import serving
 from stream.config import Bucket, Config, ConfigError, Demand, Models, Source, Time, UserError, load, parse
 from stream.engine.time import DAY_MS, HOUR_MS, Zone
 from stream.mapping import Decoder
@@ -356,6 +357,8 @@ def test_the_examples_can_be_used(name: str) -> None:
 def test_the_newcomers_example_explains_every_key_with_its_default(tmp_path: Path) -> None:
     text = (EXAMPLES / "newcomer.toml").read_text(encoding="utf-8")
     lines = []
+    text, _, access = text.partition("# [[serve.keys]]")  # whoever may ask is nobody by default
+    assert "[serve.jwt]" in access
     for line in text.splitlines():
         bare = line.removeprefix("# ")
         # A commented key or table, not prose and not a secret's example.
@@ -380,6 +383,7 @@ def test_the_newcomers_example_explains_every_key_with_its_default(tmp_path: Pat
             parse(unknown)
         allowed = str(caught.value).split("allowed here are ")[1].split("; did")[0].split(", ")
         assert sorted(written[section]) == sorted(allowed)
+    assert {*written["serve"], "keys", "jwt"} == set(serving.KEYS)
 
 
 def test_other_code_can_make_a_source_by_hand() -> None:
