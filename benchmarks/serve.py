@@ -158,6 +158,20 @@ def said(name: str, **labels: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
+def wait_for(port: int) -> None:
+    """Returns when somebody answers there."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
 def percentile(values: list[float], share: float) -> float:
     """Milliseconds."""
     ordered = sorted(values)
@@ -226,24 +240,29 @@ def main() -> None:
         shop = [Topic(f"bench.{name.split('.')[1]}", 4, {"retention.bytes": str(64 * 1024 * 1024)}) for name in TOPICS.values()]
         Admin(config.kafka).create([*shop, *own_topics(config, keep)])
         warm_s = 75  # so that two buckets close before anything is measured, and another one meanwhile
-        task = Task(kafka=dict(config.kafka), topic="bench", task="steady", events=args.rate * (warm_s + args.seconds + 30), rate=args.rate)
+        task = Task(kafka=dict(config.kafka), topic="bench", task="steady", events=args.rate * (warm_s + args.seconds + 15), rate=args.rate)
         try:
-            feeding = subprocess.Popen([sys.executable, "-m", "stream.bench.shop", json.dumps({**as_dict(task)})], stdout=subprocess.PIPE)
+            command = [sys.executable, "-m", "stream.cli.main", "--log-level", "warning"]
+            engine = subprocess.Popen([*command, "run", str(file)])
+            started.append(engine)
+            serving = subprocess.Popen([*command, "serve", str(file)], stdout=subprocess.DEVNULL)
+            started.append(serving)
+            for port in (METRICS, SERVE):
+                wait_for(port)
+            feeding = subprocess.Popen([sys.executable, "-m", "stream.bench.shop", json.dumps(as_dict(task))], stdout=subprocess.PIPE)
             started.append(feeding)
             print("making the shop's messages …", flush=True)
             assert feeding.stdout is not None
             feeding.stdout.readline()
-            command = [sys.executable, "-m", "stream.cli.main"]
-            engine = subprocess.Popen([*command, "--log-level", "warning", "run", str(file)])
-            started.append(engine)
-            serving = subprocess.Popen([*command, "--log-level", "warning", "serve", str(file)], stdout=subprocess.DEVNULL)
-            started.append(serving)
             os.set_blocking(feeding.stdout.fileno(), False)
             print(f"warming up for {warm_s} s …", flush=True)
             until = time.monotonic() + warm_s
             while time.monotonic() < until:
                 feeding.stdout.read()
                 time.sleep(0.5)
+            for name, process in (("the engine", engine), ("serve", serving), ("the shop", feeding)):
+                if process.poll() is not None:
+                    sys.exit(f"{name} ended with status {process.returncode}")
             rows = json.load(urllib.request.urlopen(f"http://127.0.0.1:{SERVE}/v1/items?limit=200", timeout=30))["items"]
             items = [row["item"] for row in rows]
             tally = Tally()

@@ -232,6 +232,8 @@ class Readers:
             partition: its number.
             place: the next offset.
         """
+        for group in self._groups.values():  # or one that falls back later would fall back to offsets that are no more
+            self._flush(group, self._here())
         for reader in self.all:
             if topic in reader.wanted.topics and not reader.closed:
                 asked = reader.places.get(topic, [])

@@ -6,10 +6,12 @@ The engine's own metrics port is not used here; `nowcart serve` tells its metric
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gzip
 import hashlib
 import logging
+import resource
 import socket
 import threading
 import time
@@ -282,6 +284,18 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def _raise_file_limit(readers: int) -> None:
+    """Each reader is an open file, and many systems allow 1,024 until they are asked."""
+    wanted = readers + 1_024
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+        if most < wanted:
+            log.warning("max_readers is %d, but this process may open %d files only: raise its limit (ulimit -n)", readers, most)
+
+
 class Server:
     """Serves in a thread of its own; use it in a with block.
 
@@ -342,6 +356,7 @@ class Server:
             self._failure = failure
 
     async def _serve(self) -> None:
+        _raise_file_limit(self._config.serve.max_readers)
         runner = web.AppRunner(
             application(self._service),
             handler_cancellation=True,

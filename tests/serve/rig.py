@@ -7,6 +7,7 @@ import http.client
 import json
 import tomllib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -112,6 +113,7 @@ class Rig:
         self.service.following = self.given  # type: ignore[assignment]
         self.partitions = partitions
         self.streams: list[Events] = []
+        self.closing = ExitStack()
         self.service.opened({topic: [0] * partitions for topic in ("demand", "intent", "spikes", "alerts")})
         self.server = Server(self.config, self.service)
         self.offsets = {topic: [0] * partitions for topic in ("demand", "intent", "spikes", "alerts")}
@@ -124,6 +126,7 @@ class Rig:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.closing.close()
         for stream in self.streams:
             stream.close()
         self.server.__exit__(None, None, None)

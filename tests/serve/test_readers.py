@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -345,3 +346,28 @@ def test_no_more_readers_than_allowed_and_those_that_hang_up_are_forgotten() -> 
         else:
             raise AssertionError("readers that hung up are still there")
         rig.stream("topics=spikes").joined().close()
+
+
+def test_over_a_real_connection_a_reader_that_does_not_read_is_dropped_and_told() -> None:
+    with Rig(config("replay_records = 1000")) as rig:
+        slow = socket.create_connection(("127.0.0.1", rig.port), timeout=30)
+        rig.closing.callback(slow.close)
+        slow.sendall(b"GET /v1/stream?topics=intent HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        quick = rig.stream("topics=spikes").joined()
+        readers = rig.service.readers
+        while len(readers.all) < 2:
+            rig.call(readers.flush)
+        for round_ in range(2_000):  # the kernel's own buffers take some megabytes
+            rig.give("intent", [intent(f"s{n}", 0.5, round_) for n in range(400)])
+            rig.call(readers.flush)
+            if any(reader.closed for reader in list(readers.all)) or len(readers.all) < 2:
+                break
+        else:
+            raise AssertionError("it was never dropped")
+        rig.give("spikes", [spike("tea")])
+        assert quick.take(1)[0].data["item"] == "tea"
+        got = b""
+        while more := slow.recv(1 << 20):
+            got += more
+        assert got.rstrip().endswith(b"0")  # the last chunk: it was closed, not cut
+        assert b"event: dropped" in got[-1_000:]
