@@ -265,6 +265,10 @@ def main() -> None:
                     sys.exit(f"{name} ended with status {process.returncode}")
             rows = json.load(urllib.request.urlopen(f"http://127.0.0.1:{SERVE}/v1/items?limit=200", timeout=30))["items"]
             items = [row["item"] for row in rows]
+            if not items:
+                sys.exit(
+                    f"no bucket has closed after {warm_s} s: the engine does not keep up with {args.rate} events/s here; try a smaller --rate"
+                )
             tally = Tally()
             events, began, engine_cpu, serve_cpu = (
                 said("nowcart_events_total", source="clicks"),
