@@ -239,8 +239,8 @@ def main() -> None:
         keep = dict.fromkeys(("activity", "intent", "demand", "spikes", "deadletter"), 64 * 1024 * 1024)
         shop = [Topic(f"bench.{name.split('.')[1]}", 4, {"retention.bytes": str(64 * 1024 * 1024)}) for name in TOPICS.values()]
         Admin(config.kafka).create([*shop, *own_topics(config, keep)])
-        warm_s = 75  # so that two buckets close before anything is measured, and another one meanwhile
-        task = Task(kafka=dict(config.kafka), topic="bench", task="steady", events=args.rate * (warm_s + args.seconds + 15), rate=args.rate)
+        warm_s = 90  # so that two buckets close before anything is measured, and another one meanwhile
+        task = Task(kafka=dict(config.kafka), topic="bench", task="steady", events=args.rate * (warm_s + args.seconds + 40), rate=args.rate)
         try:
             command = [sys.executable, "-m", "stream.cli.main", "--log-level", "warning"]
             engine = subprocess.Popen([*command, "run", str(file)])
