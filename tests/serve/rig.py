@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import threading
 import tomllib
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -87,6 +88,7 @@ class Given:
         self.answered = 0.0
         self.failed: BaseException | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.started = threading.Event()
 
     @property
     def reachable(self) -> bool:
@@ -97,6 +99,7 @@ class Given:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.started.set()
 
     async def stop(self) -> None:
         pass
@@ -120,8 +123,7 @@ class Rig:
 
     def __enter__(self) -> Self:
         self.server.__enter__()
-        while self.given.loop is None:
-            pass
+        assert self.given.started.wait(60)
         self.call(self.service.caught_up)
         return self
 
