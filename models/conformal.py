@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.exact import pooled
 from models.protocol import Float32, Float64, Ints, State
 
-_GAIN = float(__import__('os').environ.get('G','0.06'))
+_GAIN = float(__import__("os").environ.get("G", "0.06"))
 _FIRST_GAIN = 0.3
 _ITEMS = 30.0
 """A tick with so many items moves a tracker half as far as one with very many."""

@@ -17,6 +17,7 @@ import msgspec
 
 from stream.alerting import Alerts, read_alerts
 from stream.engine.time import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, SIZES, Zone
+from stream.serving import ApiKey, Jwt, Serve, read_serve
 from stream.sources import EVENTS, FIELDS, REQUIRED, TOPIC, TOPIC_FORM, Source, read_source
 from stream.tables import ConfigError, Table, UserError, join, nearest, read_toml, shown
 
@@ -27,15 +28,18 @@ __all__ = [
     "TOPICS",
     "Activity",
     "Alerts",
+    "ApiKey",
     "Bucket",
     "Config",
     "ConfigError",
     "Demand",
     "Device",
     "Intent",
+    "Jwt",
     "Metrics",
     "Models",
     "Output",
+    "Serve",
     "Source",
     "State",
     "Time",
@@ -182,6 +186,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     alerts: Alerts = Alerts()
     metrics: Metrics = Metrics()
     device: Device = Device()
+    serve: Serve = Serve()
 
     def checksum(self) -> str:
         """The sha256, in hexadecimal, of everything that shapes state: state made under another one must not be used."""
@@ -218,7 +223,8 @@ def parse(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: they cannot be used; the message names the key.
     """
-    tables = ("kafka", "time", "sources", "demand", "intent", "models", "activity", "output", "state", "alerts", "metrics", "device")
+    shaping = ("kafka", "time", "sources", "demand", "intent", "models", "activity", "output", "state")
+    tables = (*shaping, "alerts", "metrics", "device", "serve")
     root = Table(values, "", tables)
     models = root.table("models", ("river_items",))
     activity = root.table("activity", ("partitions",))
@@ -242,6 +248,7 @@ def parse(values: dict[str, Any]) -> Config:
         alerts=read_alerts(root),
         metrics=Metrics(metrics.text("host", Metrics().host), metrics.whole("port", Metrics().port, most=65_535)),
         device=Device(device.text("name", Device().name, pattern=r"auto|cpu|cuda(:\d+)?", form="one of auto, cpu, cuda, cuda:N")),
+        serve=read_serve(root),
     )
     _check_together(config)
     return config

@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from socketserver import TCPServer, ThreadingMixIn
 from threading import Thread
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, make_wsgi_app
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -299,6 +300,22 @@ def observe_many(histogram: Histogram, values: NDArray[np.floating[Any]]) -> Non
         histogram._buckets[at].inc(int(counts[at]))
 
 
+def read_exposition(text: str, families: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    """Reads what `Metrics.text` writes: name, labels and value of each sample.
+
+    Args:
+        text: in Prometheus's text format.
+        families: how the names of those that are wanted begin; the others are not looked at.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    lines = [line for line in text.splitlines() if line.startswith(families)]
+    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+        for sample in family.samples:
+            yield sample.name, sample.labels, float(sample.value)
+
+
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     allow_reuse_address = True
@@ -351,7 +368,14 @@ class Endpoint:
         self.close()
 
 
-def serve(metrics: Metrics, host: str, port: int, health: Probe, ready: Probe) -> Endpoint:
+class Registered(Protocol):
+    """Whatever has a registry of metrics."""
+
+    @property
+    def registry(self) -> CollectorRegistry: ...
+
+
+def serve(metrics: Registered, host: str, port: int, health: Probe, ready: Probe, key: str = "[metrics] port") -> Endpoint:
     """Answers GET /metrics, /healthz and /readyz in threads of its own.
 
     Args:
@@ -360,6 +384,7 @@ def serve(metrics: Metrics, host: str, port: int, health: Probe, ready: Probe) -
         port: 0 for any free one.
         health: whether the process should live on; False makes Kubernetes restart it.
         ready: whether it does its work now.
+        key: what to change where the port is taken.
 
     Raises:
         UserError: the address cannot be listened on.
@@ -371,12 +396,12 @@ def serve(metrics: Metrics, host: str, port: int, health: Probe, ready: Probe) -
     except (OSError, OverflowError) as error:
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         why = "another process has it" if taken else str(error)
-        raise UserError(f"metrics must listen on {host}:{port}, but {why}: choose another [metrics] port, or 0 for none") from error
+        raise UserError(f"metrics must listen on {host}:{port}, but {why}: choose another {key}, or 0 for none") from error
     server.set_app(application)
     return Endpoint(server)
 
 
-def _application(metrics: Metrics, health: Probe, ready: Probe) -> WSGIApplication:
+def _application(metrics: Registered, health: Probe, ready: Probe) -> WSGIApplication:
     exposition: WSGIApplication = make_wsgi_app(metrics.registry)
     probes = {"/healthz": health, "/readyz": ready}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stream import serving
 from stream.config import Bucket, Config, ConfigError, Demand, Models, Source, Time, UserError, load, parse
 from stream.engine.time import DAY_MS, HOUR_MS, Zone
 from stream.mapping import Decoder
@@ -357,6 +358,8 @@ def test_the_newcomers_example_explains_every_key_with_its_default(tmp_path: Pat
     text = (EXAMPLES / "newcomer.toml").read_text(encoding="utf-8")
     lines = []
     example = False  # of a table that may stand there any number of times, by default none
+    text, _, access = text.partition("# [[serve.keys]]")  # whoever may ask is nobody by default
+    assert "[serve.jwt]" in access
     for line in text.splitlines():
         bare = line.removeprefix("# ")
         example = line != "" and (example or bare.startswith("[[alerts."))
@@ -384,6 +387,7 @@ def test_the_newcomers_example_explains_every_key_with_its_default(tmp_path: Pat
             parse(unknown)
         allowed = str(caught.value).split("allowed here are ")[1].split("; did")[0].split(", ")
         assert sorted(written[section]) == sorted(allowed)
+    assert {*written["serve"], "keys", "jwt"} == set(serving.KEYS)
 
 
 def test_other_code_can_make_a_source_by_hand() -> None:

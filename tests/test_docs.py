@@ -52,7 +52,7 @@ def keys(path: Path) -> dict[str, set[str]]:
     "table",
     [
         *("time", "sources.NAME", "demand", "demand.buckets", "intent", "models", "activity", "output", "state"),
-        *("alerts", "alerts.alertmanager", "alerts.webhooks", "alerts.silences", "metrics", "device"),
+        *("alerts", "alerts.alertmanager", "alerts.webhooks", "alerts.silences", "metrics", "device", "serve", "serve.keys", "serve.jwt"),
     ],
 )
 def test_every_key_has_its_line(root: Path, table: str) -> None:

@@ -21,15 +21,11 @@ def environment_of(text: str) -> set[str]:
 def loaded(path: Path, environment: Mapping[str, str]) -> Config:
     """A configuration, with these variables and no others."""
     values = read_toml(path, environment)
-    if "serve" not in Config.__struct_fields__:
-        values.pop("serve", None)
     return parse(values)
 
 
 def commands_understood(arguments: Sequence[str]) -> None:
-    """Fails for a command line that the command would refuse; one of a command that this version does not have is passed over."""
+    """Fails for a command line that the command would refuse."""
     assert arguments[1] == FILE
-    if arguments[0] in COMMANDS:
-        _parser().parse_args(list(arguments))
-    else:
-        assert arguments[0] == "serve"
+    assert arguments[0] in COMMANDS
+    _parser().parse_args(list(arguments))
