@@ -38,7 +38,7 @@ WALLS: dict[str, tuple[str, ...]] = {
     "river": ("models",),
     "fsspec": ("stream.state.folder",),
     "s3fs": ("stream.state.folder",),
-    "aiohttp": ("stream.serve",),
+    "aiohttp": ("stream.serve", "stream.alerts"),
     "jwt": ("stream.serve.access",),
     "uvloop": ("stream.serve.server",),
     "argparse": ("stream.cli",),
