@@ -47,7 +47,7 @@ class Layout:
     def own(self) -> int:
         """Columns that are an item's own, the statics' hashes not counted."""
         known = len(self.known) * (_KNOWN_LAGS + 2)
-        return self.lags + 2 * len(self.means) + 6 + _SHOP + known + 3 * len(self.past)
+        return self.lags + 2 * len(self.means) + 6 + known + 3 * len(self.past)
 
     @property
     def step(self) -> int:
@@ -73,8 +73,6 @@ class Layout:
         return max([self.lags, self.means[-1], *lags, *weeks]) + _BRIDGED
 
 
-_SHOP = 4
-"""Columns of the shop as a whole."""
 _BRIDGED = 4
 """So many buckets that say nothing are bridged with the one before them."""
 _POSITIONS = 6
@@ -191,7 +189,6 @@ class Encoder:
         out.append(np.log1p(np.clip(window.age(), 0, 10_000).astype(np.float32)) * np.float32(0.2))
         out.append(to_scale(past.largest(layout.scale_length), scale))
         out.append(past.lived(layout.scale_length))
-        out.extend(_full(len(window), value) for value in past.shop(layout.means))
         for name in layout.known:
             out.extend(self._known_own(window, name))
         for name in layout.past:
@@ -359,15 +356,21 @@ class _Past:
     def __init__(self, window: Window, depth: int) -> None:
         self.window = window
         self.depth = depth
+        self._counts: dict[int, Float32] = {}
         self._filled: dict[int, Float32] = {}
         self._sums: dict[int, tuple[Float32, Float32, Float32]] = {}
 
     def counts(self, lag: int) -> Float32:
         """float32[n], 1 where the bucket so many before the newest says what was wanted: after first seen, open, with stock."""
-        bucket = self.window.closed - lag
-        if self.window.shut(bucket):
-            return np.zeros(len(self.window), np.float32)
-        return ((self.window.first <= bucket) & (self.window.censored(bucket) < np.float32(0.5))).astype(np.float32)
+        found = self._counts.get(lag)
+        if found is None:
+            bucket = self.window.closed - lag
+            if self.window.shut(bucket):
+                found = np.zeros(len(self.window), np.float32)
+            else:
+                found = ((self.window.first <= bucket) & (self.window.censored(bucket) < np.float32(0.5))).astype(np.float32)
+            self._counts[lag] = found
+        return found
 
     def known_at(self, lag: int) -> Float32:
         """The same for any lag, as a column."""
@@ -436,40 +439,15 @@ class _Past:
         """float32[n], units of the best bucket."""
         out = np.zeros(len(self.window), np.float32)
         for lag in range(length):
-            np.maximum(out, self.window.row(self.window.closed - lag), out=out)
+            np.maximum(out, self.counts(lag) * self.window.row(self.window.closed - lag), out=out)
         return out
 
     def silence(self) -> Float32:
         """float32[n], buckets since the last sale, as far as the means reach."""
         out = np.full(len(self.window), self.depth, np.float32)
         for lag in range(self.depth - 1, -1, -1):
-            out = np.where(self.window.row(self.window.closed - lag) > 0, np.float32(lag), out)
+            out = np.where(self.counts(lag) * self.window.row(self.window.closed - lag) > 0, np.float32(lag), out)
         return out
-
-    def shop(self, lengths: tuple[int, ...]) -> list[float]:
-        """How all items together sell lately: logs of the last half season, season and two over the scale's, and of a season over one earlier.
-
-        Sums of integers over all slots, live or not: the same in any order, and whichever items are encoded.
-        """
-        window, scale = self.window, lengths[-2]
-        totals = []
-        for lag in range(scale):
-            bucket = window.closed - lag
-            if not window.shut(bucket):
-                ring = window.panel.units
-                # No item counts for more than a few: one bulk order is not a trend.
-                totals.append((lag, int(np.minimum(ring[bucket % len(ring)], 5 * window.panel.scale).sum()) / window.panel.scale))
-
-        def mean(start: int, end: int) -> float:
-            found = [total for lag, total in totals if start <= lag < end]
-            return (sum(found) + 1.0) / (len(found) + 1e-3) if found else 1.0
-
-        usual = mean(0, scale)
-        season = lengths[1]
-        return [
-            *(float(np.clip(np.log(mean(0, length) / usual), -2, 2)) for length in lengths[:3]),
-            float(np.clip(np.log(mean(0, season) / mean(season, 2 * season)), -2, 2)),
-        ]
 
     def calendar(self, step: int) -> Float32:
         """float32[calendar], of a step ahead of the window."""

@@ -370,10 +370,6 @@ class DemandForecaster:
         self._hold_probes(probes, compared, mixed[:, steps_at], scale)
         out.scale[part], out.spread[part] = scale, average
         factor = shifts.transpose(1, 0, 2)[classes][:, self._group]  # [n, horizon, levels]
-        import os as _os
-
-        if _os.environ.get("NOSHIFT"):
-            factor = np.ones_like(factor)
         final = corrected(mixed, factor, window.whole[:, None, None])
         if self._tells_mean:
             mean = mean_of(mixed, spec.levels, window.whole)

@@ -114,7 +114,7 @@ class NetworkCounts(NetworkExpert):
     def means(self, window: Window, horizon: int) -> Float32:
         """The mean that its likelihood was trained for."""
         out, scale = self._outputs(window, horizon)
-        return (np.exp(np.clip(out[..., -2], -6.0, 4.0)) * (scale + np.float32(0.05))[:, None]).astype(np.float32)
+        return np.asarray(np.exp(np.clip(out[..., -2], -6.0, 4.0)) * (scale + np.float32(0.05))[:, None], dtype=np.float32)
 
     def raw(self, window: Window, horizon: int, levels: tuple[float, ...]) -> Float32:
         """Quantiles of counts with the mean and dispersion of each step."""
