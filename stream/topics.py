@@ -26,6 +26,7 @@ def own_topics(config: Config, retention: Mapping[str, int] | None = None) -> li
     wanted += [
         (f"repartitioned.{source.name}", config.activity.partitions, keep) for source in config.sources.values() if source.repartition
     ]
+    wanted += [("models", 1, keep)]  # few, and a restart reads all of them
     wanted += [("deadletter", 1, week | {"max.message.bytes": str(MAX_MESSAGE_BYTES)})]
     limits = retention or {}
     return [
