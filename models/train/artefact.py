@@ -55,7 +55,13 @@ def weights_of(card: Card, arrays: Mapping[str, NDArray[Any]]) -> Weights:
             for name, value in wanted.items():
                 array = arrays.get(f"{number}.{name}")
                 if array is None or tuple(array.shape) != tuple(value.shape) or not np.isfinite(array).all():
-                    got = "nothing" if array is None else f"shape {list(array.shape)}" if np.isfinite(array).all() else "values that are not finite"
+                    got = (
+                        "nothing"
+                        if array is None
+                        else f"shape {list(array.shape)}"
+                        if np.isfinite(array).all()
+                        else "values that are not finite"
+                    )
                     raise CardError(
                         f"{card.version}: {name} of member {number} must be finite numbers of shape {list(value.shape)}; got {got}: train it anew"
                     )

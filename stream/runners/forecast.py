@@ -80,6 +80,22 @@ def resolution(bucket: Bucket, config: Config) -> ResolutionSpec:
     return ResolutionSpec(spec, bucket.history or max(2 * longest, 2 * bucket.horizon, 28))
 
 
+def spec_of(config: Config) -> ForecastSpec:
+    """What the configuration means to a forecast shard."""
+    return ForecastSpec(
+        agreement=agreement(config),
+        zone=Zone(config.time.zone),
+        resolutions=tuple(resolution(bucket, config) for bucket in config.demand.buckets),
+        out_of_orderness_ms=config.time.out_of_orderness_ms,
+        allowed_lateness_ms=config.time.allowed_lateness_ms,
+        max_lead_ms=config.time.max_lead_ms,
+        forget_after_ms=config.demand.forget_after_ms,
+        max_items=max(1, config.demand.max_items // config.activity.partitions),
+        device=config.device.name,
+        model_version=BUILTIN,
+    )
+
+
 class ForecastWork:
     """One activity partition: its queue of blocks and its engine."""
 
@@ -271,18 +287,7 @@ class ForecastStage:
         prefix = config.output.prefix
         self.topics = (f"{prefix}activity",)
         self.demand_topic, self.spikes_topic = f"{prefix}demand", f"{prefix}spikes"
-        self.spec = ForecastSpec(
-            agreement=agreement(config),
-            zone=Zone(config.time.zone),
-            resolutions=tuple(resolution(bucket, config) for bucket in config.demand.buckets),
-            out_of_orderness_ms=config.time.out_of_orderness_ms,
-            allowed_lateness_ms=config.time.allowed_lateness_ms,
-            max_lead_ms=config.time.max_lead_ms,
-            forget_after_ms=config.demand.forget_after_ms,
-            max_items=max(1, config.demand.max_items // config.activity.partitions),
-            device=config.device.name,
-            model_version=BUILTIN,
-        )
+        self.spec = spec_of(config)
         for part in self.spec.resolutions:
             observer.model(f"demand-{part.demand.size}", self.spec.model_version, config.device.name)
 

@@ -153,7 +153,9 @@ class Artefacts:
         """
         names = [file.name for file in self.folder.files(self.folder.path(self.namespace, MODELS)) if file.is_folder]
         return sorted(
-            name for name in names if any(file.name == MANIFEST for file in self.folder.files(self.folder.path(self.namespace, MODELS, name)))
+            name
+            for name in names
+            if any(file.name == MANIFEST for file in self.folder.files(self.folder.path(self.namespace, MODELS, name)))
         )
 
     def _open(self, version: str, uri: str) -> tuple[Folder, str]:

@@ -87,7 +87,9 @@ def test_whenever_weights_are_swapped_and_whatever_goes_wrong_the_journal_gives_
     told = [each for p in range(2) for each in bookmark_of(world, Partition("nowcart.activity", p))[1].told]
     assert told
     assert world.output("demand") == replayed(world, Restless(settings, Silent()))
-    versions = {version for values in world.output("demand").values() for value in values for version in VERSIONS if version in (value or b"")}
+    versions = {
+        version for values in world.output("demand").values() for value in values for version in VERSIONS if version in (value or b"")
+    }
     assert len(versions) > 1
 
 
