@@ -64,6 +64,16 @@ class Judge:
         forecaster.watch = _both(watch, self._close)
         return self
 
+    def forget(self, keep: int) -> None:
+        """Lets go of old scores.
+
+        Args:
+            keep: buckets.
+        """
+        if len(self.sums) > 2 * keep:
+            for bucket in sorted(self.sums)[:-keep]:
+                del self.sums[bucket]
+
     def _hold(self, panel: Panel, forecast: Forecast) -> None:
         if forecast.issue >= self.since:
             at = [probe - 1 for probe in self.forecaster.spec.probes]

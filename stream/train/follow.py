@@ -38,6 +38,8 @@ from stream.train.shadow import Duel, Part
 logger = logging.getLogger("nowcart.train")
 
 _QUEUED = 5_000
+_KEPT_BUCKETS = 2_000
+"""Of the champion's scores."""
 NOTES = "trainer.json"
 
 
@@ -178,8 +180,7 @@ class Follower:
                 part.step(*self.queues[number].popleft())
                 self._events(number, part)
             for judge in part.judges.values():
-                for old in [bucket for bucket in judge.sums if bucket < max(judge.sums) - 2_000]:
-                    del judge.sums[old]
+                judge.forget(_KEPT_BUCKETS)
         self._decide()
         if all(self._due(part) or (n in idle and not self.queues[n]) for n, part in enumerate(self.parts)):
             for size, state in self.sizes.items():

@@ -14,7 +14,7 @@ from stream.engine.forecast import BUILTIN, ForecastShard, ForecastSpec, Swap
 from stream.engine.resolution import Resolution
 from stream.engine.state import forecast_state, restore_forecast
 
-GIVE_UP = 60
+GIVE_UP = 250
 """Buckets after which a shadow that has not proved better is let go."""
 HOPELESS = 20
 """The same of one that has so far lost more than the champion."""
