@@ -29,6 +29,7 @@ def own_topics(config: Config, retention: Mapping[str, int] | None = None) -> li
     large = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
     # A whole category may be in a spike at once, and its state is one record.
     wanted += [("alerts", config.output.partitions, week | large), ("alerts.state", 1, {"cleanup.policy": "compact"} | large)]
+    wanted += [("models", 1, keep)]  # few, and a restart reads all of them
     wanted += [("deadletter", 1, week | large)]
     limits = retention or {}
     return [

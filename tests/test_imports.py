@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stream.runners", "stream.check", "stream.alerts", "stream.serve"),
     ("stream.replay", "stream.demo"),
     ("stream.bench", "stream.backtest"),
+    ("stream.train",),
     ("stream.cli",),
 )
 """From the lowest up. A module may import its own package and those of lower layers, not its neighbours'."""
@@ -44,6 +45,8 @@ WALLS: dict[str, tuple[str, ...]] = {
     "argparse": ("stream.cli",),
     "rich": ("stream.cli", "stream.demo"),
     "plotly": ("stream.backtest.report",),
+    "tensorboardX": ("stream.train.curves",),
+    "wandb": ("stream.train.curves",),
     "statsforecast": ("stream.backtest.library",),
     "lightgbm": ("stream.backtest.boosted",),
 }

@@ -6,7 +6,7 @@ import models.device  # noqa: F401  (before torch)
 
 # isort: split
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ from models.protocol import Float32
 
 Progress = Callable[[int, int, float], None]
 """Told (steps done, steps in all, loss)."""
+
+After = Callable[[int, Mapping[str, torch.Tensor]], bool]
+"""Told (epochs done, the moving average of the weights) after every epoch; True ends the fitting."""
 
 IGNORED, SEEN, AT_LEAST = 0, 1, 2
 """What a target says: nothing, the demand, or a lower bound of it (stock ran out)."""
@@ -71,6 +74,7 @@ def fit(
     seed: int,
     progress: Progress | None = None,
     fresh: bool = True,
+    after: After | None = None,
 ) -> float:
     """Fits one network in place and leaves it in evaluation mode, with the moving average of its weights.
 
@@ -82,6 +86,7 @@ def fit(
         seed: of order, dropout and jitter.
         progress: told now and then.
         fresh: the columns' means and deviations are taken from these examples (or stay, when fitting goes on).
+        after: told after every epoch; may end it.
 
     Returns:
         The loss over the last epoch.
@@ -102,13 +107,15 @@ def fit(
     count = len(rows)
     batches = -(-count // recipe.batch)
     total = max(2, recipe.epochs * batches)
-    optimiser = torch.optim.AdamW(member.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+    optimiser = torch.optim.AdamW(
+        [value for value in member.parameters() if value.requires_grad], lr=recipe.rate, weight_decay=recipe.decay
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=total + 1, pct_start=0.15)
     averaged = {name: value.detach().clone() for name, value in member.named_parameters()}
     p = torch.tensor(levels)
     member.train()
     done, loss_sum = 0, 0.0
-    for _ in range(recipe.epochs):
+    for epoch in range(1, recipe.epochs + 1):
         order = torch.randperm(count, generator=random)
         loss_sum = 0.0
         for start in range(0, count, recipe.batch):
@@ -128,6 +135,8 @@ def fit(
             loss_sum += float(loss.detach()) * len(pick)
         if progress is not None:
             progress(done, total, loss_sum / count)
+        if after is not None and after(epoch, averaged):
+            break
     with torch.no_grad():
         for name, value in member.named_parameters():
             value.copy_(averaged[name])

@@ -6,7 +6,7 @@ which nothing is known as steps without stock. The shard never sees more than a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -79,7 +79,8 @@ class Drive:
         self.shard = ForecastShard(whole)
         self.done = 0
         """Steps that have closed."""
-        for _ in self.shard.step(Block(1, "roster", roster=[_SOURCE], agreement=agreement)):
+        self.roster = Block(1, "roster", roster=[_SOURCE], agreement=agreement)
+        for _ in self.shard.step(self.roster):
             pass
 
     @property
@@ -118,6 +119,16 @@ class Drive:
                 tell(step)
         self.done = max(self.done, until)
         return found
+
+    def blocks(self, view: View, start: int = 0) -> Iterator[Block]:
+        """The blocks of steps from `start` on, as go() takes them.
+
+        Args:
+            view: shows them.
+            start: column.
+        """
+        for step in range(start, view.end):
+            yield Block(1, "rows", _SOURCE, self.first + step + 1, self._segments(view, step))
 
     def _segments(self, view: View, step: int) -> list[Segment]:
         there = np.flatnonzero(view.first <= step)

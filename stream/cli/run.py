@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         vault = None
         if not args.embedded:  # what an embedded broker holds is gone with it, so its state is worth nothing afterwards
             vault = stack.enter_context(closing(StoreVault(config, report.metrics.snapshot_taken, report.metrics.snapshot_age)))
-        engine = Engine(config, report, stages, args.instance, args.until_end, restoring.told, vault)
+        engine = Engine(config, report, stages, args.instance, args.until_end, restoring.told, vault, models=not args.embedded)
         port = config.metrics.port if args.metrics_port is None else args.metrics_port
         if port:
             endpoint = stack.enter_context(serve(report.metrics, config.metrics.host, port, engine.health, engine.ready))

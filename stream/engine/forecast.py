@@ -2,7 +2,7 @@
 
 Pure: no Kafka, no clock, no logging. Epochs, not arrival, order its world: a segment waits until every source that is not
 idle has left its epoch behind; then the epoch is applied, corrections are published, what was told by its end becomes known, and the
-buckets that end with it tick. Slots are given to new items in item-id order within an epoch, so "in slot order" is the same order in every replay.
+buckets that end with it tick. Trained weights that the shell has brought are taken between two epochs. Slots are given to new items in item-id order within an epoch, so "in slot order" is the same order in every replay.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from models.demand.forecaster import VERSION as BUILTIN
+from models.demand.network import Weights
 from models.protocol import Panel
 from stream.engine.activity import SUMS, Agreement, Block, Segment, Source, column, merge, stamp_source
 from stream.engine.columns import Bools, DemandColumns, ForecastColumns, Ints, SpikeColumns
@@ -22,7 +24,7 @@ from stream.engine.resolution import UNSEEN, Reach, Resolution, ResolutionSpec
 from stream.engine.time import Grid, Zone
 from stream.engine.windows import CHANNELS
 
-__all__ = ["AgreementError", "Columns", "Counters", "ForecastShard", "ForecastSpec", "ResolutionSpec", "SourceState"]
+__all__ = ["BUILTIN", "AgreementError", "Columns", "Counters", "ForecastShard", "ForecastSpec", "ResolutionSpec", "SourceState", "Swap"]
 
 _CHUNK = 4096
 """Items forecast at a time: bounds the memory of a tick, changes no result."""
@@ -57,6 +59,20 @@ class SourceState:
     idle: bool = False
     ended: bool = False
     max_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Weights that a bucket size's networks take at the next epoch that begins at or after a time."""
+
+    size: str
+    version: str
+    """models.demand.forecaster.VERSION: those networks fall silent."""
+    from_ms: int
+    """Event time; 0: at the next epoch."""
+    weights: Weights | None
+    follows: str = ""
+    """The version that these weights carry on from: what was learnt of that one holds of them."""
 
 
 @dataclass(slots=True)
@@ -108,6 +124,8 @@ class ForecastShard:
         self.resolutions = [Resolution(i, r, spec.zone, reach, spec.device) for i, r in enumerate(spec.resolutions)]
         self.covariates = Covariates([(r.grid, r.windows.depth, r.spec.horizon) for r in self.resolutions])
         self.seen = PriceSeen()
+        self.swaps: list[Swap] = []
+        """Told, not taken yet; in the order in which they were told."""
         self.forecast_items = 0
         """Items with activity; the others are known only by what was told of them."""
         self.counters = Counters()
@@ -126,6 +144,19 @@ class ForecastShard:
     def watermark_ms(self) -> int | None:
         """Everything before it is in the windows; None before the first epoch."""
         return None if self.next_epoch is None else self.epochs.start_of(self.next_epoch)
+
+    def versions(self) -> dict[str, str]:
+        """Bucket size -> version of the weights in use."""
+        return {resolution.spec.size: resolution.forecaster.version for resolution in self.resolutions}
+
+    def tell(self, swap: Swap) -> None:
+        """Other weights, to be taken between two epochs; what is told of a size before it has come to that, and later in time, is forgotten.
+
+        Args:
+            swap: of a bucket size that there is.
+        """
+        assert any(resolution.spec.size == swap.size for resolution in self.resolutions), swap.size
+        self.swaps = [other for other in self.swaps if other.size != swap.size or other.from_ms < swap.from_ms] + [swap]
 
     @property
     def ended(self) -> bool:
@@ -247,6 +278,7 @@ class ForecastShard:
     def _apply(self, epoch: int, boundary_ms: int) -> Iterator[Columns]:
         """Applies an epoch's rows, publishes corrections, takes what was told, then closes the buckets that end by the boundary."""
         self.changes += 1
+        self._swap(self.epochs.start_of(epoch))
         segments = self.held.pop(epoch, [])
         with_rows = [segment for segment in segments if segment.columns]
         if with_rows:
@@ -268,6 +300,17 @@ class ForecastShard:
                     break
                 yield from self._tick(resolution)
         self._evict(boundary_ms)
+
+    def _swap(self, now_ms: int) -> None:
+        """Takes the weights whose time has come."""
+        if not self.swaps:
+            return
+        due = [swap for swap in self.swaps if swap.from_ms <= now_ms]
+        self.swaps = [swap for swap in self.swaps if swap.from_ms > now_ms]
+        for swap in sorted(due, key=lambda swap: swap.from_ms):
+            for resolution in self.resolutions:
+                if resolution.spec.size == swap.size:
+                    resolution.take(swap.version, swap.weights, swap.follows)
 
     def _merge(self, segments: list[Segment]) -> _Epoch:
         """One set of columns from all segments; new items get slots in item-id order."""
@@ -392,8 +435,13 @@ class ForecastShard:
                 p_value=p_value[places],
                 severity=severity,
                 state=state,
-                model_version=self.spec.model_version,
+                model_version=self._version(resolution),
             )
+
+    def _version(self, resolution: Resolution) -> str:
+        """What records name: the trained weights, else what the package came with."""
+        version = resolution.forecaster.version
+        return self.spec.model_version if version == BUILTIN else version
 
     def _forecast(self, resolution: Resolution, slots: Ints, corrects: bool) -> Iterator[Columns]:
         closed = resolution.windows.closed
@@ -424,7 +472,7 @@ class ForecastShard:
             corrects=corrects,
             forecast=forecast,
             levels=resolution.spec.levels,
-            model_version=self.spec.model_version,
+            model_version=self._version(resolution),
         )
 
     # -- slots -------------------------------------------------------------------------------------------------------

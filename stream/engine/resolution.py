@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.demand.forecaster import DemandForecaster
+from models.demand.network import Weights
 from models.device import pick
 from models.protocol import DemandSpec, Panel
 from stream.engine.columns import Bools, Floats, Ints
@@ -91,6 +92,18 @@ class Resolution:
         self.windows.forget(slots)
         self.forecaster.forget(slots)
         self.spikes.forget(slots)
+
+    def take(self, version: str, weights: Weights | None, follows: str = "") -> None:
+        """Other weights; between two ticks.
+
+        Args:
+            version: of them; the one in use: nothing changes.
+            weights: None: those that the package came with.
+            follows: the version that they carry on from.
+        """
+        before = self.forecaster.version
+        if version != before:
+            self.forecaster.load(weights, keep=bool(follows) and follows == before)
 
     def begin(self, bucket: int, covariates: Covariates) -> None:
         """The bucket that is open now: the first, or the first after a time without items that are forecast."""

@@ -14,10 +14,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.demand.network import Weights
 from stream.engine.activity import Segment, Source
 from stream.engine.columns import Ints
 from stream.engine.covariate_state import CovariateNote, covariate_arrays, covariate_note, restore_covariates
-from stream.engine.forecast import ForecastShard
+from stream.engine.forecast import BUILTIN, ForecastShard, Swap
 from stream.engine.forecast import SourceState as SourceProgress
 from stream.engine.ingest import IngestShard
 from stream.engine.sessions import SessionBook
@@ -154,6 +155,13 @@ class _SourceNote(msgspec.Struct):
     max_ms: int | None
 
 
+class _SwapNote(msgspec.Struct):
+    size: str
+    version: str
+    from_ms: int
+    follows: str
+
+
 class _ForecastNote(msgspec.Struct):
     sources: list[_SourceNote]
     roster_known: bool
@@ -161,6 +169,9 @@ class _ForecastNote(msgspec.Struct):
     closed: list[int | None]
     scales: list[dict[str, int]]
     covariates: CovariateNote = msgspec.field(default_factory=CovariateNote)
+    models: dict[str, str] = {}
+    """Bucket size -> version of the weights in use; left out where they came with the package."""
+    swaps: list[_SwapNote] = []
 
 
 def forecast_state(shard: ForecastShard) -> State:
@@ -177,6 +188,8 @@ def forecast_note(shard: ForecastShard) -> State:
         [r.windows.closed for r in shard.resolutions],
         [{name: channel.scale for name, channel in r.windows.channels.items()} for r in shard.resolutions],
         covariate_note(shard),
+        {size: version for size, version in shard.versions().items() if version != BUILTIN},
+        [_SwapNote(s.size, s.version, s.from_ms, s.follows) for s in shard.swaps],
     )
     return {"note": _note(note), "held": _note(dict(sorted(shard.held.items())))}
 
@@ -202,12 +215,25 @@ def forecast_arrays(shard: ForecastShard) -> State:
     return state | covariate_arrays(shard)
 
 
-def restore_forecast(shard: ForecastShard, state: Mapping[str, NDArray[Any]]) -> None:
+def versions_of(state: Mapping[str, NDArray[Any]]) -> set[str]:
+    """The trained weights that restore_forecast() needs for this state."""
+    note = msgspec.msgpack.decode(state["note"].tobytes(), type=_ForecastNote)
+    return {*note.models.values(), *(swap.version for swap in note.swaps)} - {BUILTIN}
+
+
+def restore_forecast(shard: ForecastShard, state: Mapping[str, NDArray[Any]], weights: Mapping[str, Weights] | None = None) -> None:
     """Makes a fresh shard of the same configuration the one that gave the state.
 
     The arrays become the shard's own: for a million items copying them took as long as reading them.
+
+    Args:
+        shard: fresh.
+        state: of forecast_state().
+        weights: by version, all of versions_of(state).
     """
     note = msgspec.msgpack.decode(state["note"].tobytes(), type=_ForecastNote)
+    known = weights or {}
+    shard.swaps = [Swap(s.size, s.version, s.from_ms, known[s.version] if s.version != BUILTIN else None, s.follows) for s in note.swaps]
     shard.sources = {Source(s.name, s.partition): SourceProgress(s.reached, s.idle, s.ended, s.max_ms) for s in note.sources}
     shard.roster_known, shard.next_epoch = note.roster_known, note.next_epoch
     shard.held = msgspec.msgpack.decode(state["held"].tobytes(), type=dict[int, list[Segment]])
@@ -222,6 +248,9 @@ def restore_forecast(shard: ForecastShard, state: Mapping[str, NDArray[Any]]) ->
         resolution.first = np.asarray(state[f"{prefix}first"], dtype=np.int64)
         resolution.active = np.asarray(state[f"{prefix}active"], dtype=np.int64)
         resolution.spikes.level = np.asarray(state[f"{prefix}spikes"], dtype=np.int8)
+        version = note.models.get(resolution.spec.size, BUILTIN)
+        if version != resolution.forecaster.version:
+            resolution.forecaster.load(None if version == BUILTIN else known[version])
         resolution.forecaster.restore(_under(f"{prefix}model.", state), copy=False)
         resolution.windows.closed = closed
         for name, channel in resolution.windows.channels.items():
@@ -271,4 +300,5 @@ __all__ = [
     "size_bytes",
     "track_ingest",
     "unpack_texts",
+    "versions_of",
 ]

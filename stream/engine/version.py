@@ -1,4 +1,6 @@
 """The version of the engines' state, apart from the engines: who lists snapshots needs no network and no model."""
 
-VERSION = 2
+OLDEST = 3
+"""What is still read. Versions 1 and 2 were never part of a release."""
+VERSION = 3
 """Grows with every change that an older reader of the state could not follow."""

@@ -19,6 +19,8 @@ from stream.runners.loop import Loop, LoopOptions
 from stream.runners.repartition import RepartitionStage
 from stream.runners.report import Report
 from stream.runners.stage import Stage
+from stream.runners.weights import Library, ModelReader
+from stream.state.artefacts import open_artefacts
 from stream.topics import own_topics
 
 logger = logging.getLogger("nowcart.engine")
@@ -61,6 +63,7 @@ class Engine:
         progress: told (partition, replayed, of) while state is rebuilt.
         vault: where snapshots are kept; None: state is always rebuilt from the log's beginning.
         upstream: with until_end and the stage before elsewhere: set once that one is done; None: what is in the topics at the start is all.
+        models: follow what is announced on the topic of models.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Engine:
         progress: Callable[[Partition, int, int], None] | None = None,
         vault: Vault | None = None,
         upstream: threading.Event | None = None,
+        models: bool = False,
     ) -> None:
         self.config = config
         self.report = report
@@ -82,6 +86,8 @@ class Engine:
         self.progress = progress
         self.vault = vault
         self.upstream = upstream
+        self.models = models
+        self._reader: ModelReader | None = None
         self.loops: dict[str, Loop] = {}
         self._failure: BaseException | None = None
         self._finished: dict[str, threading.Event] = {stage: threading.Event() for stage in self.stages}
@@ -123,6 +129,8 @@ class Engine:
             halt.set()
             for thread in threads:
                 thread.join()
+            if self._reader is not None:
+                self._reader.close()
         if self._failure is not None:
             raise self._failure
 
@@ -147,7 +155,9 @@ class Engine:
         elif stage == "ingest":
             work = IngestStage(self.config, partitions, self.report)
         else:
-            work = ForecastStage(self.config, self.report)
+            work = forecast = ForecastStage(self.config, self.report)
+            if self.models:
+                forecast.room = self._open_models(forecast)
         before = {"ingest": "repartition", "forecast": "ingest"}.get(stage, "")
         done = self._finished.get(before, self.upstream if before else None)
         targets = self._ends_after(done, work.topics, partitions) if self.until_end and done is not None else None
@@ -162,6 +172,13 @@ class Engine:
             self.progress,
             self.vault if stage != "repartition" else None,
         )
+
+    def _open_models(self, stage: ForecastStage) -> Library:
+        """Reads what has been announced; the rest comes while the stage runs."""
+        library = Library(open_artefacts(self.config), [part.demand for part in stage.spec.resolutions])
+        self._reader = ModelReader(self.config.kafka, self.config.output.topic("models"), library)
+        self._reader.start()
+        return library
 
     def _ends_after(
         self, done: threading.Event, topics: Sequence[str], partitions: Mapping[str, int]

@@ -14,14 +14,15 @@ from stream.config import Bucket, Config, UserError
 from stream.engine.activity import Block, BlockError, decode_block
 from stream.engine.columns import UNKNOWN, DemandColumns, SpikeColumns
 from stream.engine.covariates import MOST_NAMES
-from stream.engine.forecast import AgreementError, ForecastShard, ForecastSpec
+from stream.engine.forecast import BUILTIN, AgreementError, ForecastShard, ForecastSpec
 from stream.engine.resolution import ResolutionSpec
-from stream.engine.state import forecast_arrays, forecast_note, restore_forecast
+from stream.engine.state import forecast_arrays, forecast_note, restore_forecast, versions_of
 from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.records import HEADERS, encode_demand, encode_spikes
 from stream.runners.ingest import agreement
 from stream.runners.stage import Shard, Step, Stopwatch
+from stream.runners.weights import Order, Trained, Weightroom, swap_of
 
 logger = logging.getLogger("nowcart.forecast")
 
@@ -79,6 +80,22 @@ def resolution(bucket: Bucket, config: Config) -> ResolutionSpec:
     return ResolutionSpec(spec, bucket.history or max(2 * longest, 2 * bucket.horizon, 28))
 
 
+def spec_of(config: Config) -> ForecastSpec:
+    """What the configuration means to a forecast shard."""
+    return ForecastSpec(
+        agreement=agreement(config),
+        zone=Zone(config.time.zone),
+        resolutions=tuple(resolution(bucket, config) for bucket in config.demand.buckets),
+        out_of_orderness_ms=config.time.out_of_orderness_ms,
+        allowed_lateness_ms=config.time.allowed_lateness_ms,
+        max_lead_ms=config.time.max_lead_ms,
+        forget_after_ms=config.demand.forget_after_ms,
+        max_items=max(1, config.demand.max_items // config.activity.partitions),
+        device=config.device.name,
+        model_version=BUILTIN,
+    )
+
+
 class ForecastWork:
     """One activity partition: its queue of blocks and its engine."""
 
@@ -126,7 +143,7 @@ class ForecastWork:
 
     def step(self, limit_ms: int, max_rows: int, before: int | None = None) -> Step:
         blocks: list[Block] = []
-        next_offset = before or 0
+        next_offset = 0
         while self.queue and (before is not None or len(blocks) < _BLOCKS_A_STEP):
             offset, block, _ = self.queue[0]
             if before is not None and offset >= before:
@@ -134,7 +151,8 @@ class ForecastWork:
             self.queue.popleft()
             blocks.append(block)
             next_offset = max(next_offset, offset + 1)
-        return Step(next_offset, self._outputs(blocks), len(blocks) * 64)
+        # Not `before`: messages below it may still be on their way.
+        return Step(next_offset or before or 0, self._outputs(blocks), len(blocks) * 64)
 
     def _outputs(self, blocks: list[Block]) -> Iterator[list[Records]]:
         for block in blocks:
@@ -197,7 +215,38 @@ class ForecastWork:
         return forecast_note(self.engine)
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        restore_forecast(self.engine, state)
+        needed = versions_of(state)
+        restore_forecast(self.engine, state, {version: self.stage.weights_of(version).weights for version in needed})
+
+    def news(self) -> str | None:
+        if self.stage.room is None:
+            return None
+        for size, version in self.told().items():
+            order = self.stage.room.order(size)
+            if order is not None and order.version != version:
+                return order.text
+        return None
+
+    def told(self) -> dict[str, str]:
+        """Bucket size -> the version that it was told last."""
+        return self.engine.versions() | {swap.size: swap.version for swap in self.engine.swaps}
+
+    def tell(self, text: str) -> None:
+        order = Order.read(text)
+        assert self.stage.room is not None
+        self.engine.tell(swap_of(order, self.stage.room))
+        if not self.quiet:
+            logger.info("%s[%d]: takes %s for buckets of %s", *self.partition, order.version, order.size)
+
+    def ready(self, texts: Sequence[str], state: Mapping[str, NDArray[Any]] | None = None) -> bool:
+        needed = {Order.read(text).version for text in texts} | (set() if state is None else versions_of(state))
+        needed -= {BUILTIN}
+        if needed and self.stage.room is None:
+            raise UserError(
+                f"{self.partition.topic}[{self.partition.partition}] has run with the models {', '.join(sorted(needed))}, so this process needs a "
+                "store that holds them: name it in [state] url"
+            )
+        return self.stage.room is None or self.stage.room.ready(needed)
 
     def greet(self) -> list[Records]:
         return []
@@ -223,32 +272,29 @@ class ForecastStage:
     Args:
         config: the user's.
         observer: is told what happens.
+        room: where trained weights come from; None: the engine runs without.
     """
 
     name = "forecast"
     merges = False
     max_lead_ms = None
 
-    def __init__(self, config: Config, observer: ForecastObserver) -> None:
+    def __init__(self, config: Config, observer: ForecastObserver, room: Weightroom | None = None) -> None:
         self.config = config
         self.observer = observer
+        self.room = room
         self.stopwatch = Stopwatch()
         prefix = config.output.prefix
         self.topics = (f"{prefix}activity",)
         self.demand_topic, self.spikes_topic = f"{prefix}demand", f"{prefix}spikes"
-        self.spec = ForecastSpec(
-            agreement=agreement(config),
-            zone=Zone(config.time.zone),
-            resolutions=tuple(resolution(bucket, config) for bucket in config.demand.buckets),
-            out_of_orderness_ms=config.time.out_of_orderness_ms,
-            allowed_lateness_ms=config.time.allowed_lateness_ms,
-            max_lead_ms=config.time.max_lead_ms,
-            forget_after_ms=config.demand.forget_after_ms,
-            max_items=max(1, config.demand.max_items // config.activity.partitions),
-            device=config.device.name,
-            model_version="builtin-1",
-        )
-        observer.model("demand", self.spec.model_version, config.device.name)
+        self.spec = spec_of(config)
+        for part in self.spec.resolutions:
+            observer.model(f"demand-{part.demand.size}", self.spec.model_version, config.device.name)
+
+    def weights_of(self, version: str) -> Trained:
+        """Weights that ready() said are here."""
+        assert self.room is not None
+        return self.room.get(version)
 
     def holds(self, partition: Partition) -> bool:
         return False
@@ -261,5 +307,9 @@ class ForecastStage:
         self.observer.items_live(sum(work.engine.items_live for work in works))
         for number, spec in enumerate(self.spec.resolutions):
             scores = [work.engine.resolutions[number].forecaster.metrics() for work in works]
+            versions = [work.engine.versions()[spec.demand.size] for work in works]
+            if versions:
+                newest = max(set(versions), key=versions.count)  # while a swap goes through the partitions: what most of them use
+                self.observer.model(f"demand-{spec.demand.size}", newest, self.config.device.name)
             if scores:
                 self.observer.forecast_quality(spec.demand.size, mean_scores(scores))

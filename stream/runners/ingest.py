@@ -255,6 +255,15 @@ class IngestWork:
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         restore_ingest(self.engine, state)
 
+    def news(self) -> str | None:
+        return None
+
+    def tell(self, text: str) -> None:
+        raise AssertionError(text)
+
+    def ready(self, texts: Sequence[str], state: Mapping[str, NDArray[Any]] | None = None) -> bool:
+        return True
+
     def greet(self) -> list[Records]:
         """The roster: which source partitions forecast has to wait for, in every activity partition before our first block."""
         if not self.engine.holds:

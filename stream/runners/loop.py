@@ -11,6 +11,8 @@ What it promises, and how:
   the group's smallest by more than max_lead; the watermarks of other members' partitions stand in their committed metadata.
   Partitions that hold nobody's watermark (offers, signals, reviews) go first: until they have been read to their end once, the
   others stay behind what is committed of them, so that a history is told in its order.
+- *What is not in the log* (trained weights, see Shard.news) is told between two steps, and kept with the offset in the committed metadata: a
+  replay tells it at the same place again.
 - *Bounded memory.* A partition whose queue is long is paused; a step that gives much is cut into slices of one transaction
   each, with a cursor in the committed metadata.
 
@@ -52,6 +54,19 @@ WARM_SECONDS = 60.0
 """So long the state of a partition that was given up is kept, in case it comes back."""
 
 
+MOST_TOLD = 32
+"""Of what a partition was told, so much stands in its metadata: brokers take 4096 bytes."""
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """What a partition was told from outside the log, and where."""
+
+    offset: int
+    ends: int
+    """How often the partition had been ended before."""
+    text: str
+
+
 class Bookmark(msgspec.Struct, omit_defaults=True):
     """What is committed with a position, as JSON in its metadata."""
 
@@ -63,6 +78,10 @@ class Bookmark(msgspec.Struct, omit_defaults=True):
     idle: bool = False
     ends: list[int] = []
     """Offsets at which the partition was ended (--until-end): a replay ends it there too."""
+    told: list[Told] = []
+    """What the partition was told from outside the log: a replay tells it there too."""
+    told_before: int = 0
+    """So many more were told before those; no replay reaches back to them."""
     done: int | None = None
     """The end offset that --until-end has reached."""
     caught_up: bool = False
@@ -109,6 +128,8 @@ class Owned:
     paused: bool = False
     ends_left: list[int] = field(default_factory=list)
     """Ends of the partition that a replay has still to come by."""
+    told_left: list[Told] = field(default_factory=list)
+    """The same of what it was told."""
     ended_at: int | None = None
     """The end offset that a fetch has reported, if nothing has come since."""
     silent_since: float = 0.0
@@ -124,6 +145,8 @@ class Restoring:
     load: Future[Saved | None] | None
     """The newest snapshot, while it is being read."""
     reader: Iterator[Messages] | None = None
+    fresh: bool = True
+    """No snapshot was taken: the log is replayed from where its state began."""
 
 
 class Observer(Protocol):
@@ -311,10 +334,10 @@ class Loop:
             bookmark = _decode(position.metadata) if position.metadata else Bookmark(origin=span.start)
             _require_end(partition, position.offset, span)
             owned = Owned(partition, self.stage.open(partition), bookmark, position, bookmark.origin, position.offset)
-            owned.ends_left = list(bookmark.ends)
+            owned.ends_left, owned.told_left = list(bookmark.ends), list(bookmark.told)
             bookmark.caught_up = False
-            if bookmark.origin == position.offset:
-                self._replay_ends(owned)
+            if bookmark.origin == position.offset and not bookmark.told:
+                self._replay_marks(owned)
                 self._own(owned, span)
                 starts[partition] = Start(position.offset)
                 continue
@@ -340,15 +363,24 @@ class Loop:
                 return False
             saved = work.load.result()
             if saved is not None:
+                before = _decode(saved.metadata)
+                told = _told_since(owned.partition, owned.bookmark, before.told_before + len(before.told))
+                if not owned.shard.ready([each.text for each in told], saved.state):
+                    return False
                 owned.shard.restore(saved.state)
                 owned.position = saved.offset
-                before = _decode(saved.metadata).ends
-                owned.ends_left = owned.bookmark.ends[len(before) :]
+                owned.ends_left, owned.told_left = owned.bookmark.ends[len(before.ends) :], told
                 logger.info("%s: took the snapshot at offset %d", _name(owned.partition), saved.offset)
+                work.fresh = False
+            work.load = None
+        if work.fresh:
+            _told_since(owned.partition, owned.bookmark, 0)
+        if not owned.shard.ready([each.text for each in owned.told_left]):
+            return False
         span = self.member.spans([owned.partition])[owned.partition]
         _require_reach(owned.partition, owned.position, work.target, span, self.keeper is not None)
         logger.info("%s: rebuilding state from offset %d to %d", _name(owned.partition), owned.position, work.target)
-        self._replay_ends(owned)
+        self._replay_marks(owned)
         work.reader = self.member.read(owned.partition, owned.position, work.target)
         return True
 
@@ -408,13 +440,13 @@ class Loop:
                     for _ in step.outputs:
                         pass  # suppressed: they were published when these messages were committed
                     owned.position = step.next_offset
-                    self._replay_ends(owned)
+                    self._replay_marks(owned)
                 if self.progress is not None:
                     at = owned.position if messages is not None else work.target  # the last offsets may hold no message
                     self.progress(partition, at - owned.bookmark.origin, work.target - owned.bookmark.origin)
                 if messages is None:
                     owned.position = work.target
-                    self._replay_ends(owned)
+                    self._replay_marks(owned)
                     owned.shard.quiet = False
                     seconds = self.monotonic() - work.began
                     if self.keeper is not None:
@@ -430,13 +462,21 @@ class Loop:
                     return
 
     def _next_end(self, owned: Owned) -> int | None:
-        """Where a replay has to stop because the partition was ended there."""
-        return owned.ends_left[0] if owned.ends_left else None
+        """Where a replay has to stop because the partition was ended or told something there."""
+        return min([*owned.ends_left[:1], *(told.offset for told in owned.told_left[:1])], default=None)
 
-    def _replay_ends(self, owned: Owned) -> None:
-        while owned.ends_left and owned.ends_left[0] == owned.position:
-            owned.ends_left.pop(0)
-            owned.shard.finish()
+    def _replay_marks(self, owned: Owned) -> None:
+        """Tells what was told here, and ends the partition where it was ended here, in the order in which that was done."""
+        while True:
+            told = owned.told_left[0] if owned.told_left else None
+            if told is not None and told.offset == owned.position and told.ends == len(owned.bookmark.ends) - len(owned.ends_left):
+                owned.told_left.pop(0)
+                owned.shard.tell(told.text)
+            elif owned.ends_left and owned.ends_left[0] == owned.position:
+                owned.ends_left.pop(0)
+                owned.shard.finish()
+            else:
+                return
 
     # -- messages in -------------------------------------------------------------------------------------------------
 
@@ -465,6 +505,7 @@ class Loop:
         """Steps shards until the iteration has enough rows, and commits what they gave."""
         if not self._flush():
             return
+        self._tell_news()
         rows = 0
         began = self.monotonic()
         while rows < self.options.iteration_rows:
@@ -490,6 +531,22 @@ class Loop:
             self.observer.batch(self.stage.name, rows)
             self._tell_steps(self.monotonic() - began)
         self._flush()
+
+    def _tell_news(self) -> None:
+        """Tells shards what is not in the log, between two steps, and keeps it with the offset."""
+        for owned in self.owned.values():
+            bookmark = owned.bookmark
+            if owned.running is not None or bookmark.cursor is not None:
+                continue
+            told = False
+            while (text := owned.shard.news()) is not None:
+                owned.shard.tell(text)
+                bookmark.told = [*bookmark.told, Told(owned.position, len(bookmark.ends), text)]
+                told = True
+            if told:
+                over = max(0, len(bookmark.told) - MOST_TOLD)
+                bookmark.told, bookmark.told_before = bookmark.told[over:], bookmark.told_before + over
+                self._mark(owned, [])
 
     def _tell_steps(self, seconds: float) -> None:
         """Tells what an advance took: the parts that the stage told apart, and the rest as the engine's."""
@@ -826,6 +883,17 @@ class Loop:
             return self.member.spans([partition])[partition].end
         except LogError:
             return None
+
+
+def _told_since(partition: Partition, bookmark: Bookmark, count: int) -> list[Told]:
+    """What the partition was told after so many."""
+    if count < bookmark.told_before:
+        raise UserError(
+            f"{_name(partition)} was told of {bookmark.told_before + len(bookmark.told)} models, and the newest {len(bookmark.told)} are kept with "
+            f"its committed offset; its state would have to be rebuilt from before those, with no intact snapshot newer. Bring the snapshots back "
+            f"([state] url), or start anew with another [output] prefix"
+        )
+    return bookmark.told[count - bookmark.told_before :]
 
 
 def _require_reach(partition: Partition, begin: int, committed: int, span: Span, snapshots: bool) -> None:

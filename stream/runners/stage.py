@@ -144,6 +144,23 @@ class Shard(Protocol):
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Makes this fresh shard the one that gave still() and moving()."""
 
+    def news(self) -> str | None:
+        """What the shard should be told from outside the log between two steps; None: nothing new. It is asked for until it says so."""
+
+    def tell(self, text: str) -> None:
+        """Takes what news() gave, in this life or an earlier one: the loop keeps it with the offset, and a replay tells it there again."""
+
+    def ready(self, texts: Sequence[str], state: Mapping[str, NDArray[Any]] | None = None) -> bool:
+        """Whether restore() and tell() would find what they need; where not, it is being fetched.
+
+        Args:
+            texts: that will be told.
+            state: that will be restored.
+
+        Raises:
+            UserError: it cannot be had.
+        """
+
     def greet(self) -> list[Records]:
         """What has to stand before this shard's first records in this process."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from stream.engine.version import VERSION
+from stream.engine.version import OLDEST, VERSION
 from stream.state.errors import Damaged, SnapshotFromElsewhere
 
 FORMAT = 1
@@ -121,6 +121,11 @@ def decode(name: str, content: bytes) -> Manifest:
             raise SnapshotFromElsewhere(
                 f"a snapshot must be of format {FORMAT} and state version {VERSION} or older; got format {head.format} and state version "
                 f"{head.version} in {name}: run the newer nowcart that wrote it, or name another state.url"
+            )
+        if head.version < OLDEST:
+            raise SnapshotFromElsewhere(
+                f"a snapshot must be of state version {OLDEST} or newer; got {head.version} in {name}, which this nowcart cannot read: "
+                "name another state.url, and the state is rebuilt from the log"
             )
         return _decode(content)
     except msgspec.DecodeError as error:

@@ -6,7 +6,8 @@
 A schedule draws a shop, a number of members, and then, turn by turn: crashes before, in and after a commit, transactions that are
 aborted or whose end is not known, a broker that is away, members that stand still past their session's time and wake as zombies,
 members that leave in order or come anew, open transactions that time out, partitions of which nothing is brought for a while,
-messages that are brought again, and a store that is slow, refuses, or has lost its newest snapshot. Whatever it was: the output
+messages that are brought again, and a store that is slow, refuses, or has lost its newest snapshot; in some the forecasts change their
+trained weights twice on the way, at given event times. Whatever it was: the output
 topics hold what the undisturbed run's hold, byte for byte, and the state of both stages is the same.
 """
 
@@ -31,7 +32,9 @@ from stream.kafka.log import Fenced, Partition
 from stream.kafka.memory import Crash, Cut, MemoryLog, MemoryMember
 from stream.runners.forecast import ForecastStage, ForecastWork
 from stream.runners.ingest import IngestWork
-from tests.runners.harness import FakeVault, World, config, filled_log, messages
+from stream.runners.weights import Order
+from tests.runners.harness import BASE, MINUTE, FakeVault, World, config, filled_log, messages
+from tests.runners.swaps import PlannedForecast, Shelf
 
 STATE = "state of "
 TOPICS = ("intent", "demand", "spikes", "deadletter")
@@ -40,6 +43,8 @@ MESSAGES = 60
 PARTITIONS = 2
 KINDS = ("crash", "abort", "unknown_committed", "unknown_aborted", "away")
 MOST_TURNS = 20_000
+SWAPPING = 0.15
+"""Of the schedules, those with trained weights."""
 
 
 class LightForecast(ForecastStage):
@@ -49,6 +54,19 @@ class LightForecast(ForecastStage):
         super().__init__(*arguments)
         light = tuple(replace(r, demand=replace(r.demand, experts=("seasonal_naive", "ewma"))) for r in self.spec.resolutions)
         self.spec = replace(self.spec, resolutions=light)
+
+
+class SwappingForecast(PlannedForecast):
+    """With a trained network besides, which is another from time to time."""
+
+    chance = random.Random(0)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        light = tuple(replace(r, demand=replace(r.demand, experts=("seasonal_naive", "ewma", "network"))) for r in self.spec.resolutions)
+        self.spec = replace(self.spec, resolutions=light)
+        self.plan = tuple(Order("15m", name, BASE + at * MINUTE) for name, at in (("v1", 10), ("v2", 25), ("v3", 40)))
+        self.room = Shelf(light[0].demand, self.chance)
 
 
 @dataclass(slots=True)
@@ -90,10 +108,10 @@ class Plan:
 class Disturbed(World):
     """A world in which members are also stopped, thrown out, ended and started."""
 
-    def __init__(self, log: MemoryLog, plan: Plan, seed: int, members: int, vault: FakeVault | None) -> None:
+    def __init__(self, log: MemoryLog, plan: Plan, seed: int, members: int, vault: FakeVault | None, forecast: type[ForecastStage]) -> None:
         self.plan = plan
         self.asleep: dict[str, int] = {}
-        super().__init__(log, config(), seed=seed, members=members, faults=lambda name: plan, vault=vault, forecast=LightForecast)
+        super().__init__(log, config(), seed=seed, members=members, faults=lambda name: plan, vault=vault, forecast=forecast)
 
     def cut(self) -> Cut:
         """Now and then a partition brings nothing for some fetches."""
@@ -183,12 +201,12 @@ def _of_items(array: NDArray[Any], order: NDArray[np.int64], capacity: int) -> N
     return array
 
 
-@lru_cache(maxsize=SHOPS)
-def truth(shop: int) -> dict[str, Any]:
+@lru_cache(maxsize=2 * SHOPS)
+def truth(shop: int, swaps: bool = False) -> dict[str, Any]:
     """What the undisturbed run comes to."""
     settings = config()
     log = filled_log(messages(shop, MESSAGES), PARTITIONS, settings)
-    return outcome(World(log, settings, forecast=LightForecast).run())
+    return outcome(World(log, settings, forecast=SwappingForecast if swaps else LightForecast).run())
 
 
 def run(seed: int) -> tuple[list[str], list[str]]:
@@ -206,12 +224,14 @@ def run(seed: int) -> tuple[list[str], list[str]]:
     plan = Plan(chance, chance.choice((0.005, 0.02, 0.08)), chance.choice((0.0, 0.01, 0.05)), kinds, chance.randrange(3, 40), [])
     vault = FakeVault(seed, trouble=chance.choice((0.0, 0.3, 0.8))) if chance.random() < 0.8 else None
     log = filled_log(messages(shop, MESSAGES), PARTITIONS, config())
+    swaps = random.Random(f"swaps {seed}").random() < SWAPPING  # a chance of its own: the other schedules stay as they were
+    forecast = SwappingForecast if swaps else LightForecast
     try:
-        found = outcome(Disturbed(log, plan, seed, chance.choice((1, 2, 2, 3)), vault).run(MOST_TURNS))
+        found = outcome(Disturbed(log, plan, seed, chance.choice((1, 2, 2, 3)), vault, forecast).run(MOST_TURNS))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what this schedule found
         return [f"{type(error).__name__}: {error}"], plan.told
     # A member that was started after all was done has nothing left to do and owns nothing.
-    wanted = {name: value for name, value in truth(shop).items() if name in found or not name.startswith(STATE)}
+    wanted = {name: value for name, value in truth(shop, swaps).items() if name in found or not name.startswith(STATE)}
     return [name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)], plan.told
 
 
