@@ -35,6 +35,8 @@ _EXPERT_LEVELS = (0.1, 0.5, 0.9)
 _CHUNK = 4096
 _SMALLEST_SCALE = np.float32(0.02)
 _LARGEST_MEAN = np.float32(1e12)
+_SHARED = 200_000
+"""Items up to which the network's outputs of a tick are kept for its forecasts: a kilobyte an item."""
 _RATE_GAIN = np.float32(0.02)
 _ERROR_MEMORY = 0.99
 
@@ -110,6 +112,8 @@ class DemandForecaster:
         """Told of every tick's window, when it has been learnt from: whoever trains elsewhere records here."""
         # Absolute errors of medians and units, per horizon group: one row an expert, the last is the council's.
         self._errors: Float64 = np.zeros((groups, len(self.experts) + 1, 2))
+        self._ticked: Window | None = None
+        """The window of the newest tick, with what the network said of it; dropped by whatever changes that."""
         self._counts = counts(spec.levels)
         # The mean is that of the mixture's quantile function, where its levels say enough; else the experts'. (That of the calibrated one
         # is 5 to 10 % worse: the correction of the highest level is the least certain.)
@@ -133,6 +137,7 @@ class DemandForecaster:
             weights: of a network; None: those experts fall silent.
             keep: the same network, fitted a little further: what the council and the calibration have learnt of it still holds.
         """
+        self._ticked = None
         for place, expert in enumerate(self.experts):
             if expert.load(weights, keep) and not keep:
                 self._council.reset(place)
@@ -147,6 +152,7 @@ class DemandForecaster:
 
     def forget(self, slots: Ints) -> None:
         """Makes these slots as if never used."""
+        self._ticked = None
         for expert in self.experts:
             expert.forget(slots)
         self._pending.slots.forget(slots)
@@ -178,6 +184,7 @@ class DemandForecaster:
             self._slots.f32("rate")[window.slots] = rate
         rate = np.nan_to_num(self._slots.f32("rate")[window.slots])
         self._slots["class"][window.slots] = classify(rate, window.whole) + CLASSES * self._covered(window)
+        self._ticked = window if "network" in window.shared and len(window) <= _SHARED else None
         if self.watch is not None:
             self.watch(window)
 
@@ -187,6 +194,7 @@ class DemandForecaster:
         Args:
             panel: of the corrected slots.
         """
+        self._ticked = None
         if len(panel.slots):
             self._opening.correct(panel)
             window = Window(self._opening.extend(panel))
@@ -220,7 +228,9 @@ class DemandForecaster:
         shifts = self._conformal.shifts()
         for start in range(0, n, _CHUNK):
             part = slice(start, min(start + _CHUNK, n))
-            self._forecast(Window(replace(opened, slots=panel.slots[part])), out, part, weights, shifts)
+            window = Window(replace(opened, slots=panel.slots[part]))
+            self._share(window)
+            self._forecast(window, out, part, weights, shifts)
         return out
 
     def hold(self, panel: Panel, forecast: Forecast) -> None:
@@ -298,6 +308,16 @@ class DemandForecaster:
         self._errors = np.array(state["errors"], np.float64)
         for expert in self.experts:
             expert.restore(take(state, f"expert.{expert.name}."), copy)
+
+    def _share(self, window: Window) -> None:
+        """What the network said of these items when it learnt at this tick: the same bits as asking again, rows being their own."""
+        ticked = self._ticked
+        if ticked is None or ticked.closed != window.closed or not len(window):
+            return
+        place = np.minimum(np.searchsorted(ticked.slots, window.slots), len(ticked) - 1)
+        if (ticked.slots[place] == window.slots).all():
+            out, scale = ticked.shared["network"]
+            window.shared["network"] = (out[place], scale[place])
 
     def _allowed(self) -> NDArray[np.bool_]:
         """bool[classes, experts]. A class twice: items that the partial experts (river) do not know, then those that they do."""
