@@ -11,14 +11,16 @@ import torch
 from models.demand.network import Shape
 from models.train.artefact import arrays_of, weights_of
 from models.train.card import CardError, decode_card, encode_card
+from models.train.fit import members
 from models.train.learning import Options
 from models.train.pretrain import pretrain
-from models.train.fit import members
 from stream.cli.main import main
 from stream.engine.forecast import ForecastShard, Swap
+from stream.engine.state import forecast_state, restore_forecast, versions_of
 from stream.state.artefacts import Artefacts, ArtefactUnusable, decode_announcement, encode_announcement
 from stream.train.course import Course, cut, deepened, survey
 from stream.train.run import Made, Plan, train_all
+from tests.engine.test_forecast import encoded
 from tests.train_shop import LightHistory, light_history, sales, settings
 
 SMALL = Shape(hidden=32, step=32)
@@ -48,7 +50,8 @@ def test_a_trained_version_forecasts_the_newest_part_better_than_the_engine_with
     assert card.metrics["network"]["n"] == card.metrics["untrained"]["n"] > 100
     assert card.layout["known"] == ["price"] or card.layout["known"] == ("price",)
     assert card.data.until_ms == card.metrics["held_out"]["until_ms"] > card.metrics["held_out"]["from_ms"]
-    assert card.version.startswith("demand-1d-2024") and card.version.endswith(card.sha256[:6])
+    assert card.version.startswith("demand-1d-2024")
+    assert card.version.endswith(card.sha256[:6])
 
 
 def test_what_is_written_is_what_is_read_and_announced(made: Made, tmp_path: Path) -> None:
@@ -131,9 +134,6 @@ def test_the_same_seed_gives_the_same_version(made: Made, history: LightHistory,
 
 
 def test_a_shard_with_a_swap_goes_on_from_its_state_to_the_byte(made: Made, history: LightHistory) -> None:
-    from stream.engine.state import forecast_state, restore_forecast, versions_of
-    from tests.engine.test_forecast import encoded
-
     spec = deepened(history.spec)
     blocks = [block for _, block in history.blocks(0)]
     for at in (40, 80, 120):  # the swap is planned, has just been taken, was taken long ago
@@ -159,14 +159,18 @@ def test_a_rollback_silences_the_network_and_brings_it_back(made: Made, history:
         if number in (20, 40):
             shard.tell(Swap("1d", made.card.version, 0, made.weights) if number == 20 else Swap("1d", "builtin-1", 0, None))
         named += [columns.model_version for columns in shard.step(block)]
-    assert [name for before, name in zip(["", *named], named, strict=False) if name != before] == ["backtest", made.card.version, "backtest"]
+    assert [name for before, name in zip(["", *named], named, strict=False) if name != before] == [
+        "backtest",
+        made.card.version,
+        "backtest",
+    ]
 
 
 def test_a_file_is_trained_from_the_command_line_without_writing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "shop.toml"
     path.write_text(
         '[sources.orders]\nkind = "orders"\ntopic = "o"\nfields = { time = "t", item = "i", quantity = "n" }\n'
-        "[demand]\nquantiles = [0.1, 0.5, 0.9]\ntotals = [2]\n[[demand.buckets]]\nsize = \"1d\"\nhorizon = 2\nseasons = [7]\n"
+        '[demand]\nquantiles = [0.1, 0.5, 0.9]\ntotals = [2]\n[[demand.buckets]]\nsize = "1d"\nhorizon = 2\nseasons = [7]\n'
         f'[state]\nurl = "{tmp_path}/state"\n'
     )
     file = sales(tmp_path / "sales.csv", days=60, items=8)
@@ -179,5 +183,3 @@ def test_a_file_is_trained_from_the_command_line_without_writing(tmp_path: Path,
     assert "--history needs --time, --target" in capsys.readouterr().err
     assert main(["train", str(path), "--announce", "demand-1d-nowhere"]) == 2
     assert "must stand whole at" in capsys.readouterr().err
-
-

@@ -77,4 +77,7 @@ def light_history(shop: Config, path: Path, **columns: Any) -> LightHistory:
 def spoilt(arrays: dict[str, Any]) -> dict[str, Any]:
     """Weights whose quantiles stand anywhere."""
     random = np.random.default_rng(1)
-    return {name: values + random.normal(0, 1.5, values.shape).astype(np.float32) if ".out." in name else values for name, values in arrays.items()}
+    return {
+        name: values + random.normal(0, 1.5, values.shape).astype(np.float32) if ".out." in name else values
+        for name, values in arrays.items()
+    }
