@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from models.demand.network import Shape
 from models.train.learning import Options
 from models.train.recorder import Recorder
 from stream.config import Config
-from stream.state.artefacts import Announcement, Artefacts
+from stream.state.artefacts import Announcement, Artefacts, digest
 from stream.train.course import deepened, most, survey
 from stream.train.follow import Follower, Note, StoreNotes
 from stream.train.run import Plan
-from tests.train_shop import DAY_MS, LightHistory, light_history, sales, settings
+from tests.train_shop import DAY_MS, LightHistory, light_history, sales, settings, spoilt
 
 PLAN = Plan(options=Options(pretrain="never", epochs=6), shape=Shape(hidden=32, step=32))
 
@@ -86,36 +87,24 @@ def test_a_champion_that_has_become_worse_gives_way_to_the_one_before(history: L
     good = one.follower.sizes["1d"].challenger
     card, arrays = one.artefacts.read(good)
     # Somebody announces weights by hand that say nonsense.
-    from stream.state.artefacts import digest
-    from tests.train_shop import spoilt
-
     arrays = spoilt(arrays)
     sha256, size = digest(arrays)
-    bad = Artefacts.write(one.artefacts, msgspec_replace(card, version="demand-1d-bad", sha256=sha256, bytes=size), arrays)
+    bad = Artefacts.write(one.artefacts, msgspec.structs.replace(card, version="demand-1d-bad", sha256=sha256, bytes=size), arrays)
     first = one.artefacts.announcement(good, "by hand")
     Path(tmp_path / "nowcart." / "models" / "trainer.json").write_bytes(b'{"1d": {"challenger": "", "former": "%s"}}' % good.encode())
-    two = Told(history, shop, [first, msgspec_replace(bad, from_ms=card.data.until_ms + 5 * DAY_MS)])
+    two = Told(history, shop, [first, msgspec.structs.replace(bad, from_ms=card.data.until_ms + 5 * DAY_MS)])
     two.go(0, 150, began_at=400)
     assert [(said.version, said.why.split(":")[0]) for said in two.said] == [(good, "rolled back")]
 
 
-def msgspec_replace(value, **changes):  # type: ignore[no-untyped-def]
-    import msgspec
-
-    return msgspec.structs.replace(value, **changes)
-
-
 def test_a_hopeless_challenger_is_let_go(history: LightHistory, tmp_path: Path) -> None:
-    from stream.state.artefacts import digest
-    from tests.train_shop import spoilt
-
     shop = settings(tmp_path)
     one = Told(history, shop, [])
     one.go(0, 91, began_at=90)
     card, arrays = one.artefacts.read(one.follower.sizes["1d"].challenger)
     arrays = spoilt(arrays)
     sha256, size = digest(arrays)
-    one.artefacts.write(msgspec_replace(card, version="demand-1d-bad", sha256=sha256, bytes=size), arrays)
+    one.artefacts.write(msgspec.structs.replace(card, version="demand-1d-bad", sha256=sha256, bytes=size), arrays)
     StoreNotes(one.artefacts).write({"1d": Note("demand-1d-bad", "")})
     two = Told(history, shop, [])
     two.go(0, 125, began_at=400)

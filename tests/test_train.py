@@ -11,14 +11,16 @@ import torch
 from models.demand.network import Shape
 from models.train.artefact import arrays_of, weights_of
 from models.train.card import CardError, decode_card, encode_card
+from models.train.fit import members
 from models.train.learning import Options
 from models.train.pretrain import pretrain
-from models.train.fit import members
 from stream.cli.main import main
 from stream.engine.forecast import ForecastShard, Swap
+from stream.engine.state import forecast_state, restore_forecast, versions_of
 from stream.state.artefacts import Artefacts, ArtefactUnusable, decode_announcement, encode_announcement
 from stream.train.course import Course, cut, deepened, survey
 from stream.train.run import Made, Plan, train_all
+from tests.engine.test_forecast import encoded
 from tests.train_shop import LightHistory, light_history, sales, settings
 
 SMALL = Shape(hidden=32, step=32)
@@ -48,7 +50,8 @@ def test_a_trained_version_forecasts_the_newest_part_better_than_the_engine_with
     assert card.metrics["network"]["n"] == card.metrics["untrained"]["n"] > 100
     assert card.layout["known"] == ["price"] or card.layout["known"] == ("price",)
     assert card.data.until_ms == card.metrics["held_out"]["until_ms"] > card.metrics["held_out"]["from_ms"]
-    assert card.version.startswith("demand-1d-2024") and card.version.endswith(card.sha256[:6])
+    assert card.version.startswith("demand-1d-2024")
+    assert card.version.endswith(card.sha256[:6])
 
 
 def test_what_is_written_is_what_is_read_and_announced(made: Made, tmp_path: Path) -> None:
@@ -131,9 +134,6 @@ def test_the_same_seed_gives_the_same_version(made: Made, history: LightHistory,
 
 
 def test_a_shard_with_a_swap_goes_on_from_its_state_to_the_byte(made: Made, history: LightHistory) -> None:
-    from stream.engine.state import forecast_state, restore_forecast, versions_of
-    from tests.engine.test_forecast import encoded
-
     spec = deepened(history.spec)
     blocks = [block for _, block in history.blocks(0)]
     for at in (40, 80, 120):  # the swap is planned, has just been taken, was taken long ago

@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         made = train_all(config, history, plan, _Shown(bar), curves.record)
     if not made:
         raise UserError(
-            f"there must be enough to learn from in {history.source}: 24 buckets and 200 examples beside the newest part that is judged by: bring more history"
+            f"there must be enough to learn from in {history.source}: 24 buckets and 200 examples beside the newest part that is judged by: "
+            "bring more history"
         )
     print_table(made)
     if args.dry_run:

@@ -2,7 +2,8 @@
 
 Pure: no Kafka, no clock, no logging. Epochs, not arrival, order its world: a segment waits until every source that is not
 idle has left its epoch behind; then the epoch is applied, corrections are published, what was told by its end becomes known, and the
-buckets that end with it tick. Trained weights that the shell has brought are taken between two epochs. Slots are given to new items in item-id order within an epoch, so "in slot order" is the same order in every replay.
+buckets that end with it tick. Trained weights that the shell has brought are taken between two epochs. Slots are given to new items in
+item-id order within an epoch, so "in slot order" is the same order in every replay.
 """
 
 from __future__ import annotations

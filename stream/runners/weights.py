@@ -97,7 +97,10 @@ class Library:
 
     def ready(self, versions: Iterable[str]) -> bool:
         futures = [self._fetch(version) for version in set(versions) - {BUILTIN}]
-        return all([future.result() is not None for future in futures if future.done()]) and all(future.done() for future in futures)
+        for future in futures:
+            if future.done():
+                future.result()  # raises what went wrong, though others are still on their way
+        return all(future.done() for future in futures)
 
     def get(self, version: str) -> Trained:
         return self._fetch(version).result()
