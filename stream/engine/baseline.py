@@ -19,14 +19,17 @@ CLASSES = 24
 _LOWEST_OCTAVE = -10
 _GROUP = 30
 """Items of a category below which it goes with all others."""
-_COMMON = 1.6
-"""How far a whole category may be off its forecasts before that is news about its items."""
+_COMMON, _LEAST_COMMON, _MOST_COMMON = 3.0, 0.2, 1.6
+"""A whole category off its forecasts is news about its items from so many standard deviations on (of the logarithm of sold over expected), within bounds."""
+_ROUNDS = 2
 _COMMON_PRIOR = 30.0
 """Lines of the shop that go into a category's ratio."""
 _MOST_SHARE = 0.05
 """Of a group's sum that one item may have."""
 _PRIOR = 0.5
 """Lines that an item is taken to have sold before anything is known of it: what makes young levels uncertain."""
+_YOUNG = 8.0
+"""Ordinary buckets before which an item says nothing of others."""
 _PRICE_GAIN = 1 / 24
 _RELEARN = 0.25
 """How quickly a level is forgotten by how far its price (logarithm) lies from the one it was learnt at."""
@@ -49,6 +52,8 @@ class Expected:
     """float64[n], relative variance of what the mean itself may be off by."""
     shape: Floats
     """float64[n], the bucket's part of the mean: level times shape."""
+    off: Floats
+    """float64[groups], logarithm of what each category sold over what was expected of it."""
     kind: Ints
     """int64[n], class by mean."""
     units: Floats
@@ -74,6 +79,8 @@ class Baseline:
         """float32[capacity], logarithm of the price that the level was learnt at; NaN before any."""
         self.classes: NDArray[np.float64] = np.zeros((2, CLASSES))
         """Excess over Poisson's variance and squared means, by class, decayed."""
+        self.common: NDArray[np.float64] = np.array([5.0, 5.0])
+        """Squared logarithms of what categories sold over what was expected of them, and how many, decayed."""
         self.ratio: NDArray[np.float64] = np.zeros(2)
         """Order lines, and the units that forecasts had expected, of all items, decayed."""
 
@@ -102,9 +109,9 @@ class Baseline:
         """
         sold, shown = self.sold[slots], self.shown[slots]
         level = (sold + _PRIOR * 0.1) / (shown + 0.1)
-        known = ordinary & (shown >= 4) & np.isfinite(forecast)
-        lines = self.ratio[0] / self.ratio[1] if self.ratio[1] > 0 else 1.0
-        shape = _shape(np.where(known, np.nan_to_num(forecast) * lines, 0.0), np.where(known, level, 0.0), group)
+        known = ordinary & (shown >= _YOUNG) & np.isfinite(forecast)
+        a_unit = self.ratio[0] / self.ratio[1] if self.ratio[1] > 0 else 1.0
+        shape = _shape(np.where(known, np.nan_to_num(forecast) * a_unit, 0.0), np.where(known, level, 0.0), group)
         mean = np.maximum(level * shape, 1e-6)
         kind = np.clip(np.floor(np.log2(mean)).astype(np.int64) - _LOWEST_OCTAVE, 0, CLASSES - 1)
         total = self.classes.sum(axis=1)
@@ -113,10 +120,15 @@ class Baseline:
         common = np.clip(common, 0.002, _MOST_DISPERSION)[kind]
         own = (self.excess[slots] + _OWN_PRIOR * common) / (self.square[slots] + _OWN_PRIOR)
         dispersion = np.maximum(common, np.minimum(own, _MOST_DISPERSION)) + 1 / (sold + _PRIOR)
-        far = 3 * np.sqrt(mean + dispersion * mean * mean)
-        common = _common(np.where(known, np.clip(lines, mean - far, mean + far + 1), 0.0), np.where(known, mean, 0.0), group)
-        mean, shape = mean * common, shape * common
-        return Expected(mean, dispersion, shape, kind, np.full(len(slots), 1 / lines))
+        off = _off(np.where(known, lines, 0.0), np.where(known, mean, 0.0), group)
+        for _ in range(_ROUNDS):  # What one item sells out of the ordinary says little of its category.
+            about = mean * np.exp(off)[group]
+            far = 3 * np.sqrt(about + dispersion * about * about)
+            off = _off(np.where(known, np.clip(lines, about - far, about + far + 1), 0.0), np.where(known, mean, 0.0), group)
+        bound = np.clip(_COMMON * np.sqrt(self.common[0] / self.common[1]), _LEAST_COMMON, _MOST_COMMON)
+        factor = np.exp(np.clip(off, -bound, bound))[group]
+        mean, shape = mean * factor, shape * factor
+        return Expected(mean, dispersion, shape, off, kind, np.full(len(slots), 1 / a_unit))
 
     def learn(self, slots: Ints, lines: Floats, forecast: Floats, expected: Expected, stocked: Floats, taught: Bools, price: Floats) -> None:
         """Takes a bucket.
@@ -132,7 +144,7 @@ class Baseline:
         """
         mean = expected.mean * stocked
         spread = np.sqrt(mean + expected.dispersion * mean * mean)
-        young = self.shown[slots] < 4
+        young = self.shown[slots] < _YOUNG
         bounded = np.where(young, lines, np.clip(lines, mean - _CLIP * spread, mean + _CLIP * spread + 1))
         at = slots[taught]
         held = self.price[at].astype(np.float64)
@@ -151,6 +163,9 @@ class Baseline:
         self.classes *= self.keep
         self.classes[0] += np.bincount(expected.kind[good], excess[good], CLASSES)
         self.classes[1] += np.bincount(expected.kind[good], square[good], CLASSES)
+        self.common = self.common * self.keep
+        if len(expected.off):
+            self.common += np.square(np.clip(expected.off, -_MOST_COMMON, _MOST_COMMON)).mean(), 1.0
         known = taught & np.isfinite(forecast)
         self.ratio *= self.keep
         self.ratio += bounded[known].sum(), (np.nan_to_num(forecast) * stocked)[known].sum()
@@ -169,17 +184,17 @@ class Baseline:
 
     def state(self, copy: bool) -> dict[str, NDArray[np.generic]]:
         """Everything, by name."""
-        names = [name for name, _ in _ARRAYS] + ["classes", "ratio"]
+        names = [name for name, _ in _ARRAYS] + ["classes", "common", "ratio"]
         return {name: getattr(self, name).copy() if copy else getattr(self, name) for name in names}
 
     def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
         """What state() gave."""
-        for name, kind in (*_ARRAYS, ("classes", np.float64), ("ratio", np.float64)):
+        for name, kind in (*_ARRAYS, ("classes", np.float64), ("common", np.float64), ("ratio", np.float64)):
             setattr(self, name, np.array(state[name], dtype=kind))
 
 
-def _common(lines: Floats, mean: Floats, group: Ints) -> Floats:
-    """float64[n], by how much the items of a group sold more than was expected of them, within bounds.
+def _off(lines: Floats, mean: Floats, group: Ints) -> Floats:
+    """float64[groups], logarithm of what the items of a group sold over what was expected of them; towards all items' where that is little.
 
     Args:
         lines: float64[n]; 0 where it does not count.
@@ -187,9 +202,8 @@ def _common(lines: Floats, mean: Floats, group: Ints) -> Floats:
         group: int64[n].
     """
     sold, meant = np.bincount(group, lines), np.bincount(group, mean)
-    every = (sold.sum() + _COMMON_PRIOR) / (meant.sum() + _COMMON_PRIOR)
-    ratio = (sold + _COMMON_PRIOR * every) / (meant + _COMMON_PRIOR)
-    return np.asarray(np.clip(ratio, 1 / _COMMON, _COMMON)[group], dtype=np.float64)
+    every = (sold.sum() + 1) / (meant.sum() + 1)
+    return np.asarray(np.log((sold + _COMMON_PRIOR * every) / (meant + _COMMON_PRIOR)), dtype=np.float64)
 
 
 def _shape(forecast: Floats, level: Floats, group: Ints) -> Floats:
