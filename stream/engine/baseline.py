@@ -110,7 +110,7 @@ class Baseline:
         sold, shown = self.sold[slots], self.shown[slots]
         level = (sold + _PRIOR * 0.1) / (shown + 0.1)
         known = ordinary & (shown >= _YOUNG) & np.isfinite(forecast)
-        a_unit = self.ratio[0] / self.ratio[1] if self.ratio[1] > 0 else 1.0
+        a_unit = max(float(self.ratio[0] / self.ratio[1]), 1e-6) if self.ratio[1] > 0 else 1.0
         shape = _shape(np.where(known, np.nan_to_num(forecast) * a_unit, 0.0), np.where(known, level, 0.0), group)
         mean = np.maximum(level * shape, 1e-6)
         kind = np.clip(np.floor(np.log2(mean)).astype(np.int64) - _LOWEST_OCTAVE, 0, CLASSES - 1)

@@ -247,6 +247,7 @@ class ForecastStage:
             max_items=max(1, config.demand.max_items // config.activity.partitions),
             device=config.device.name,
             model_version="builtin-1",
+            false_alerts=config.spikes.false_alerts,
         )
         observer.model("demand", self.spec.model_version, config.device.name)
 
