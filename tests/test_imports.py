@@ -32,7 +32,7 @@ WALLS: dict[str, tuple[str, ...]] = {
     "noida_db": ("stream.kafka.embedded",),
     "prometheus_client": ("stream.metrics",),
     "torch": ("models",),
-    "river": ("models",),
+    "river": ("models", "stream.bench.spike_peers"),
     "fsspec": ("stream.state.folder",),
     "s3fs": ("stream.state.folder",),
     "argparse": ("stream.cli",),

@@ -120,13 +120,17 @@ class Baseline:
         common = np.clip(common, 0.002, _MOST_DISPERSION)[kind]
         own = (self.excess[slots] + _OWN_PRIOR * common) / (self.square[slots] + _OWN_PRIOR)
         dispersion = np.maximum(common, np.minimum(own, _MOST_DISPERSION)) + 1 / (sold + _PRIOR)
-        off = _off(np.where(known, lines, 0.0), np.where(known, mean, 0.0), group)
+        counted = np.where(known, mean, 0.0)
+        weight = _weights(counted, group)
+        sold_by, meant_by = lines * weight, counted * weight
+        off, alone = _off(np.where(known, sold_by, 0.0), meant_by, group)
         for _ in range(_ROUNDS):  # What one item sells out of the ordinary says little of its category.
             about = mean * np.exp(off)[group]
             far = 3 * np.sqrt(about + dispersion * about * about)
-            off = _off(np.where(known, np.clip(lines, about - far, about + far + 1), 0.0), np.where(known, mean, 0.0), group)
+            sold_by = weight * np.clip(lines, about - far, about + far + 1)
+            off, alone = _off(np.where(known, sold_by, 0.0), meant_by, group)
         bound = np.clip(_COMMON * np.sqrt(self.common[0] / self.common[1]), _LEAST_COMMON, _MOST_COMMON)
-        factor = np.exp(np.clip(off, -bound, bound))[group]
+        factor = np.exp(np.clip(alone, -bound, bound))
         mean, shape = mean * factor, shape * factor
         return Expected(mean, dispersion, shape, off, kind, np.full(len(slots), 1 / a_unit))
 
@@ -193,8 +197,9 @@ class Baseline:
             setattr(self, name, np.array(state[name], dtype=kind))
 
 
-def _off(lines: Floats, mean: Floats, group: Ints) -> Floats:
-    """float64[groups], logarithm of what the items of a group sold over what was expected of them; towards all items' where that is little.
+def _off(lines: Floats, mean: Floats, group: Ints) -> tuple[Floats, Floats]:
+    """Logarithm of what items sold over what was expected of them, by group, and for each item that of the others of its group:
+    (float64[groups], float64[n]); towards all items' where a group is small.
 
     Args:
         lines: float64[n]; 0 where it does not count.
@@ -203,7 +208,21 @@ def _off(lines: Floats, mean: Floats, group: Ints) -> Floats:
     """
     sold, meant = np.bincount(group, lines), np.bincount(group, mean)
     every = (sold.sum() + 1) / (meant.sum() + 1)
-    return np.asarray(np.log((sold + _COMMON_PRIOR * every) / (meant + _COMMON_PRIOR)), dtype=np.float64)
+    others = np.maximum(sold[group] - lines, 0) + _COMMON_PRIOR * every
+    alone = np.log(others / (np.maximum(meant[group] - mean, 0) + _COMMON_PRIOR))
+    return np.log((sold + _COMMON_PRIOR * every) / (meant + _COMMON_PRIOR)), alone
+
+
+def _weights(size: Floats, group: Ints) -> Floats:
+    """float64[n], at most 1: what makes no item more than a small share of its group.
+
+    Args:
+        size: float64[n]; 0 where it does not count.
+        group: int64[n].
+    """
+    items, total = np.bincount(group, size > 0), np.bincount(group, size)
+    room = np.maximum(_MOST_SHARE, 1 / np.maximum(items, 1)) * total
+    return np.asarray(np.minimum(1.0, room[group] / np.maximum(size, 1e-300)), dtype=np.float64)
 
 
 def _shape(forecast: Floats, level: Floats, group: Ints) -> Floats:
@@ -217,8 +236,7 @@ def _shape(forecast: Floats, level: Floats, group: Ints) -> Floats:
     groups = int(group.max()) + 1 if len(group) else 0
     counted = level > 0
     items = np.bincount(group, counted, groups)
-    room = np.maximum(_MOST_SHARE, 1 / np.maximum(items, 1)) * np.bincount(group, level, groups)
-    weight = np.minimum(1.0, room[group] / np.maximum(level, 1e-300))
+    weight = _weights(level, group)
     top, bottom = np.bincount(group, weight * forecast, groups), np.bincount(group, weight * level, groups)
     every = top.sum() / bottom.sum() if bottom.sum() > 0 else 1.0
     small = (items < _GROUP) | (bottom <= 0)
