@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from models.exact import pooled
 from models.protocol import Float32, Float64, Ints, State
 
-_GAIN = 0.025
-_FIRST_GAIN = 0.1
+_GAIN = 0.015
+_FIRST_GAIN = 0.3
+_FIRST_TICKS = 4.0
+"""Beginnings, and new experts, are learnt quickly: the gain falls from the first to the steady one as 1 / (1 + ticks / this)."""
 _EXPECTED = 3.0
 """A tick in which so many items are expected beyond a level (on its rarer side) moves its tracker half as far as one with very many."""
 _WIDEST = 1.5
-_FLATTEST = 0.25
+_FLATTEST = 0.2
 """Of the normal density that the gains are divided by: beyond it a level is so rare that its tracker would leap."""
 _MEMORY = 0.97
 _BORROWED = 300.0
@@ -61,6 +63,10 @@ class Conformal:
         mixed = (items * self._shift[:, :-1] + _BORROWED * self._shift[:, -1:]) / (items + _BORROWED)
         return np.exp(mixed).astype(np.float32)
 
+    def renew(self) -> None:
+        """The forecasts are others from here on: what was learnt is a beginning, and moves quickly again."""
+        self._ticks[:] = 0
+
     def update(self, group: int, classes: Ints, said: Float32, y: Float32, whole: NDArray[np.bool_]) -> None:
         """Takes what became of forecasts at a tick.
 
@@ -76,7 +82,7 @@ class Conformal:
         count = np.bincount(both, minlength=self.classes + 1).astype(np.float64)
         scored = count > 0
         n = np.maximum(count, 1.0)
-        steady = _GAIN + (_FIRST_GAIN - _GAIN) / (1.0 + self._ticks[group])
+        steady = _GAIN + (_FIRST_GAIN - _GAIN) / (1.0 + self._ticks[group] / _FIRST_TICKS)
         own_factor = np.exp(self._shift[group]).astype(np.float32)
         self._scored[group] = self._scored[group] * np.where(scored, _MEMORY, 1.0) + count
         for level, p in enumerate(self.levels):

@@ -41,6 +41,7 @@ __all__ = [
     "Output",
     "Serve",
     "Source",
+    "Spikes",
     "State",
     "Time",
     "UserError",
@@ -128,6 +129,13 @@ class Models(msgspec.Struct, frozen=True):
     """Busiest items of a partition that have an incremental model of their own."""
 
 
+class Spikes(msgspec.Struct, frozen=True):
+    """When demand is worth a pager."""
+
+    false_alerts: float = 1.0
+    """Alerts that were none, in 1,000 item-days."""
+
+
 class Activity(msgspec.Struct, frozen=True):
     """The internal topic between the stages."""
 
@@ -180,6 +188,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     demand: Demand = Demand()
     intent: Intent = Intent()
     models: Models = Models()
+    spikes: Spikes = Spikes()
     activity: Activity = Activity()
     output: Output = Output()
     state: State = State()
@@ -198,6 +207,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             "models": self.models,
             "activity": self.activity,
         }
+        if self.spikes != Spikes():  # as it is by default it was before there was a choice
+            shaping["spikes"] = self.spikes
         return hashlib.sha256(msgspec.json.encode(shaping, order="sorted")).hexdigest()
 
 
@@ -223,10 +234,11 @@ def parse(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: they cannot be used; the message names the key.
     """
-    shaping = ("kafka", "time", "sources", "demand", "intent", "models", "activity", "output", "state")
+    shaping = ("kafka", "time", "sources", "demand", "intent", "models", "spikes", "activity", "output", "state")
     tables = (*shaping, "alerts", "metrics", "device", "serve")
     root = Table(values, "", tables)
     models = root.table("models", ("river_items",))
+    spikes = root.table("spikes", ("false_alerts",))
     activity = root.table("activity", ("partitions",))
     state = root.table("state", ("url", "snapshot_interval", "keep"))
     metrics = root.table("metrics", ("host", "port"))
@@ -238,6 +250,7 @@ def parse(values: dict[str, Any]) -> Config:
         demand=_demand(root),
         intent=_intent(root),
         models=Models(models.whole("river_items", Models().river_items)),
+        spikes=Spikes(spikes.number("false_alerts", Spikes().false_alerts, least=0.001, most=1000.0)),
         activity=Activity(activity.whole("partitions", Activity().partitions, least=1, most=10_000)),
         output=_output(root),
         state=State(

@@ -71,6 +71,12 @@ class SpikeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     severity: str
     state: str
     model_version: str
+    direction: str
+    orders: int
+    orders_expected: float
+    factor: float
+    since_ms: int
+    together: int
     category: str | None = None
 
 
@@ -164,13 +170,19 @@ def encode_spikes(columns: SpikeColumns) -> Encoded:
         round_significant(columns.p_value).tolist(),
         columns.severity,
         columns.state,
+        columns.direction,
+        columns.orders.tolist(),
+        round_significant(columns.orders_expected).tolist(),
+        round_significant(columns.factor).tolist(),
+        columns.since_ms.tolist(),
+        columns.together.tolist(),
         [None] * len(columns) if columns.category is None else columns.category,
         strict=True,
     )
     bucket, start_ms, version = columns.bucket, columns.bucket_start_ms, columns.model_version
     values = [
-        _json.encode(SpikeRecord(item, bucket, start_ms, observed, expected, p_value, severity, state, version, category))
-        for item, observed, expected, p_value, severity, state, category in rows
+        _json.encode(SpikeRecord(item, bucket, start_ms, observed, expected, p_value, severity, state, version, *more))
+        for item, observed, expected, p_value, severity, state, *more in rows
     ]
     return [item.encode() for item in columns.item], values
 

@@ -19,6 +19,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FORECAST_FIELDS = ("mean", "quantiles", "p_zero", "totals", "experts")
 """The fields of a demand record that a correction of an older bucket leaves out."""
 
+SPIKE_ADDED = frozenset({"direction", "orders", "orders_expected", "factor", "since_ms", "together"})
+"""The fields of a spike record that the first records of the topic did not have."""
+
 _LEVEL = r"^(0\.[0-9]+|[1-9](\.[0-9]+)?e-[0-9]+)$"
 
 
@@ -116,19 +119,25 @@ def _spikes() -> Schema:
         "bucket": _BUCKET,
         "bucket_start_ms": _time("start of the bucket in which it was seen"),
         "observed": _number("units ordered in the bucket"),
-        "expected": _number("units that the forecast expected"),
-        "p_value": _number("probability of as many units or more by the forecast", maximum=1),
+        "expected": _number("units that were to be expected, had nothing happened"),
+        "p_value": _number("probability of order lines as far out as those since it began", maximum=1),
         "severity": _text("how unlikely", enum=["warning", "critical"]),
-        "state": _text("whether the spike began or is over", enum=["open", "resolved"]),
+        "state": _text("whether the spike began, or grew to critical, or is over", enum=["open", "resolved"]),
         "model_version": _MODEL_VERSION,
+        "direction": _text("more than expected, or less", enum=["up", "down"]),
+        "orders": _integer("order lines in the bucket"),
+        "orders_expected": _number("order lines that were to be expected"),
+        "factor": _number("order lines since it began over those that were to be expected since"),
+        "since_ms": _time("start of the bucket in which it began, most likely"),
+        "together": _integer("items of the same category that go the same way now, this one included"),
         "category": _text("the item's category, where the shop says it; absent otherwise", minLength=1),
     }
     return {
         "title": "spikes",
-        "description": "Demand far beyond its own forecast has begun, or is over.",
+        "description": "Demand far beyond, or far below, what was to be expected has begun, or is over.",
         "type": "object",
         "properties": properties,
-        "required": [name for name in properties if name != "category"],
+        "required": [name for name in properties if name not in {*SPIKE_ADDED, "category"}],
     }
 
 

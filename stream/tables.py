@@ -139,6 +139,13 @@ class Table:
             self._within(key, value, least, most)
         return tuple(self._ascending(key, values))
 
+    def number(self, key: str, default: Any = ..., least: float = 0.0, most: float = 1e12) -> float:
+        """A number within bounds, both included."""
+        value = self._value(key, default, float)
+        if not least <= value <= most:
+            raise ConfigError(f"{self.full(key)} must be between {least:g} and {most:g}; got {shown(value)}")
+        return float(value)
+
     def share(self, key: str, default: Any = ...) -> float:
         """A number between 0 and 1, neither included."""
         value = self._value(key, default, float)

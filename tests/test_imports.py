@@ -36,7 +36,7 @@ WALLS: dict[str, tuple[str, ...]] = {
     "mode": ("stream.alerts.consume",),
     "prometheus_client": ("stream.metrics", "stream.serve.counters"),
     "torch": ("models",),
-    "river": ("models",),
+    "river": ("models", "stream.bench.spike_peers"),
     "fsspec": ("stream.state.folder",),
     "s3fs": ("stream.state.folder",),
     "aiohttp": ("stream.serve", "stream.alerts"),

@@ -224,11 +224,21 @@ def test_spike_records_say_what_the_columns_say(rows: list[tuple[str, int, float
         severity=["critical" if row[4] else "warning" for row in rows],
         state=["open" if row[5] else "resolved" for row in rows],
         model_version="m@1",
+        direction=["up" if row[4] else "down" for row in rows],
+        orders=np.array([row[1] // MICRO for row in rows], dtype=np.int64),
+        orders_expected=np.array([row[2] / 2 for row in rows], dtype=np.float64),
+        factor=np.array([row[3] * 3 for row in rows], dtype=np.float64),
+        since_ms=np.array([1_600_000_000_000 - i for i in range(len(rows))], dtype=np.int64),
+        together=np.arange(1, len(rows) + 1, dtype=np.int64),
     )
     keys, values = records.encode_spikes(columns)
     assert len(keys) == len(values) == len(rows)
-    for key, value, (item, observed, expected, p_value, critical, is_open) in zip(keys, values, rows, strict=True):
+    for i, (key, value, (item, observed, expected, p_value, critical, is_open)) in enumerate(zip(keys, values, rows, strict=True)):
         record = check("spikes", value)
+        assert same_but_for_ties(record["orders_expected"], expected / 2)
+        assert same_but_for_ties(record["factor"], p_value * 3)
+        assert (record["direction"], record["orders"]) == ("up" if critical else "down", observed // MICRO)
+        assert (record["since_ms"], record["together"]) == (1_600_000_000_000 - i, i + 1)
         assert json.loads(value, parse_float=Decimal)["observed"] * MICRO == observed
         assert same_but_for_ties(record["expected"], expected)
         assert same_but_for_ties(record["p_value"], p_value)

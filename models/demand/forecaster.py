@@ -142,6 +142,8 @@ class DemandForecaster:
             if expert.load(weights, keep) and not keep:
                 self._council.reset(place)
         self._council.allow(self._allowed())
+        if not keep:
+            self._conformal.renew()
 
     def resize(self, capacity: int) -> None:
         """Room for slots [0, capacity); never shrinks."""

@@ -36,7 +36,8 @@ def add(subparsers: Subparsers) -> None:
         "bench",
         run,
         "measure throughput and latency of the whole engine on this machine, beside the limit of its Kafka client",
-        "nowcart bench\nnowcart bench --kafka localhost:9092 --json bench.json\nnowcart bench --restore\nnowcart bench --forecast",
+        "nowcart bench\nnowcart bench --kafka localhost:9092 --json bench.json\nnowcart bench --restore\n"
+        "nowcart bench --forecast\nnowcart bench --spikes --json spikes.json",
         graceful=True,
     )
     parser.add_argument(
@@ -60,6 +61,12 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--forecast-items", type=positive(int), default=100_000, metavar="N", help="with --forecast (default: 100000)")
     parser.add_argument("--processes", type=positive(int), default=2, help="with --forecast: partitions, a process each (default: 2)")
+    parser.add_argument(
+        "--spikes",
+        action="store_true",
+        help="instead: which spikes of a simulated shop are found, how soon and at how many false alerts, beside an oracle and other rules; no Kafka",
+    )
+    parser.add_argument("--quick", action="store_true", help="with --spikes: a small shop, to see that it runs; its figures prove nothing")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results there too")
 
 
@@ -70,12 +77,21 @@ def run(args: argparse.Namespace) -> int:
 
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise UserError(f"--json must name a file in a folder that is there; got {args.json}")
+    if args.quick and not args.spikes:
+        raise UserError("--quick goes with --spikes: add it, or leave --quick out")
+    if args.spikes:
+        return _write(args, _measure_spikes(args))
     if args.forecast:
-        results = measure_forecasts(args)
-    else:
-        with EmbeddedBroker() if args.kafka is None else nullcontext() as broker:
-            measure = _measure_restore if args.restore else _measure
-            results = measure(args, broker.bootstrap_servers if broker is not None else args.kafka)
+        return _write(args, measure_forecasts(args))
+    with EmbeddedBroker() if args.kafka is None else nullcontext() as broker:
+        measure = _measure_restore if args.restore else _measure
+        results = measure(args, broker.bootstrap_servers if broker is not None else args.kafka)
+    return _write(args, results)
+
+
+def _write(args: argparse.Namespace, results: dict[str, Any]) -> int:
+    from stream.tables import UserError
+
     if args.json is not None and results:
         try:
             args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -103,6 +119,18 @@ def _measure(args: argparse.Namespace, servers: str) -> dict[str, Any]:
         return {}
     results = _results(args, sent, result, waits)
     _print(results, sent, result)
+    return results
+
+
+def _measure_spikes(args: argparse.Namespace) -> dict[str, Any]:
+    from stream.bench.spike_shop import QUICK, Size
+    from stream.bench.spikes import measure
+    from stream.cli.bench_spikes import show
+
+    with progress_bar() as bar:
+        results = measure(QUICK if args.quick else Size(), _progress(bar, "hours"), args.stop)
+    if results:
+        show(results)
     return results
 
 
@@ -200,12 +228,12 @@ def _print_restore(results: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def _progress(bar: Any) -> Callable[[str, int, int], None]:
+def _progress(bar: Any, unit: str = "events") -> Callable[[str, int, int], None]:
     tasks: dict[str, Any] = {}
 
     def show(what: str, done: int, of: int) -> None:
         if what not in tasks:
-            tasks[what] = bar.add_task(what, total=of, unit="events")
+            tasks[what] = bar.add_task(what, total=of, unit=unit)
         bar.update(tasks[what], completed=done)
 
     return show

@@ -245,6 +245,17 @@ class SpikeColumns:
     state: list[str]
     """open | resolved."""
     model_version: str
+    direction: list[str]
+    """up | down."""
+    orders: Ints
+    """int64[n], order lines."""
+    orders_expected: Floats
+    factor: Floats
+    """float64[n], order lines over those expected since it began."""
+    since_ms: Ints
+    """int64[n], start of the bucket in which it began, most likely."""
+    together: Ints
+    """int64[n], items of the same category in an alert of the same direction, this one included."""
     category: list[str | None] | None = None
     """Of each item, where known; None: of none."""
 

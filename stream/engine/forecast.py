@@ -20,8 +20,10 @@ from stream.engine.activity import SUMS, Agreement, Block, Segment, Source, colu
 from stream.engine.columns import Bools, DemandColumns, ForecastColumns, Ints, SpikeColumns
 from stream.engine.covariates import Covariates
 from stream.engine.facts import join_rows, read_facts, read_measured
+from stream.engine.known import seen_bucket
 from stream.engine.measured import STAMPS, PriceSeen
 from stream.engine.resolution import UNSEEN, Reach, Resolution, ResolutionSpec
+from stream.engine.spikes import CRITICAL, UP
 from stream.engine.time import Grid, Zone
 from stream.engine.windows import CHANNELS
 
@@ -50,6 +52,8 @@ class ForecastSpec:
     """Items that the partition may keep after an epoch."""
     device: str
     model_version: str
+    false_alerts: float = 1.0
+    """Spikes that were none, in 1,000 item-days: the budget that decides where an alert begins."""
 
 
 @dataclass(slots=True)
@@ -122,7 +126,7 @@ class ForecastShard:
         self.whole: Bools = np.zeros(0, np.bool_)
         self.seen_ms: Ints = np.zeros(0, np.int64)
         reach = Reach(spec.out_of_orderness_ms, spec.allowed_lateness_ms, spec.max_lead_ms)
-        self.resolutions = [Resolution(i, r, spec.zone, reach, spec.device) for i, r in enumerate(spec.resolutions)]
+        self.resolutions = [Resolution(i, r, spec.zone, reach, spec.device, spec.false_alerts) for i, r in enumerate(spec.resolutions)]
         self.covariates = Covariates([(r.grid, r.windows.depth, r.spec.horizon) for r in self.resolutions])
         self.seen = PriceSeen()
         self.swaps: list[Swap] = []
@@ -422,21 +426,27 @@ class ForecastShard:
         yield from self._forecast(resolution, slots[due], corrects=False)
 
     def _judge(self, resolution: Resolution, panel: Panel) -> Iterator[Columns]:
-        observed = panel.observed()
-        p_value, expected = resolution.forecaster.tail(panel.slots, observed, panel.closed)
-        places, severity, state = resolution.spikes.judge(panel.slots, p_value)
-        if len(places):
-            slots = panel.slots[places]
+        _, expected = resolution.forecaster.tail(panel.slots, panel.observed(), panel.closed)
+        lines = resolution.windows.channels["lines"].values(panel.closed, panel.slots)
+        found = resolution.spikes.judge(seen_bucket(panel, lines, expected))
+        if len(found.places):
+            slots = panel.slots[found.places]
             yield SpikeColumns(
                 item=[self.names[s] for s in slots.tolist()],
                 bucket=resolution.spec.size,
                 bucket_start_ms=resolution.grid.start_of(panel.closed),
                 observed=resolution.windows.channels["units"].values(panel.closed, slots),
-                expected=expected[places],
-                p_value=p_value[places],
-                severity=severity,
-                state=state,
+                expected=found.expected_units,
+                p_value=found.p_value,
+                severity=["critical" if level == CRITICAL else "warning" for level in found.level.tolist()],
+                state=["resolved" if over else "open" for over in found.over.tolist()],
                 model_version=self._version(resolution),
+                direction=["up" if direction == UP else "down" for direction in found.direction.tolist()],
+                orders=lines[found.places],
+                orders_expected=found.expected_lines,
+                factor=found.factor,
+                since_ms=np.array([resolution.grid.start_of(number) for number in found.since.tolist()], dtype=np.int64),
+                together=found.together,
             )
 
     def _version(self, resolution: Resolution) -> str:

@@ -14,7 +14,7 @@ from models.protocol import DemandSpec, Panel
 from stream.engine.columns import Bools, Floats, Ints
 from stream.engine.covariates import Covariates
 from stream.engine.measured import Measure, PriceSeen
-from stream.engine.spikes import SpikeDetector
+from stream.engine.spikes import SpikeDetector, spike_spec
 from stream.engine.time import Grid, Zone, calendar
 from stream.engine.windows import Windows
 
@@ -49,9 +49,10 @@ class Resolution:
         zone: of days and weeks.
         reach: how far rows may stray.
         device: for models with networks.
+        false_alerts: of spikes, that are allowed in 1,000 item-days.
     """
 
-    def __init__(self, number: int, spec: ResolutionSpec, zone: Zone, reach: Reach, device: str) -> None:
+    def __init__(self, number: int, spec: ResolutionSpec, zone: Zone, reach: Reach, device: str, false_alerts: float = 1.0) -> None:
         self.number = number
         self.spec = spec.demand
         self.grid = Grid(spec.demand.size, zone)
@@ -60,7 +61,7 @@ class Resolution:
         ahead = -(-reach.out_of_orderness_ms // size) + 2
         self.forecaster = DemandForecaster(spec.demand, pick(device))
         self.windows = Windows(self.grid, max(spec.history, room, self.forecaster.lookback), room, ahead)
-        self.spikes = SpikeDetector()
+        self.spikes = SpikeDetector(spike_spec(false_alerts, size, spec.demand.seasons))
         self.first: Ints = np.zeros(0, np.int64)
         self.active: Ints = np.zeros(0, np.int64)
         """Bucket of the item's last activity."""

@@ -209,6 +209,7 @@ def forecast_arrays(shard: ForecastShard) -> State:
         prefix = f"{resolution.spec.size}."
         state |= {f"{prefix}first": resolution.first, f"{prefix}active": resolution.active}
         state[f"{prefix}spikes"] = resolution.spikes.level
+        state |= _below(f"{prefix}spikes.", resolution.spikes.state())
         state |= _below(f"{prefix}model.", resolution.forecaster.state(copy=False))
         for name, channel in resolution.windows.channels.items():
             state |= {f"{prefix}{name}.closed": channel.closed, f"{prefix}{name}.open": channel.open}
@@ -247,7 +248,7 @@ def restore_forecast(shard: ForecastShard, state: Mapping[str, NDArray[Any]], we
         prefix = f"{resolution.spec.size}."
         resolution.first = np.asarray(state[f"{prefix}first"], dtype=np.int64)
         resolution.active = np.asarray(state[f"{prefix}active"], dtype=np.int64)
-        resolution.spikes.level = np.asarray(state[f"{prefix}spikes"], dtype=np.int8)
+        resolution.spikes.restore(state[f"{prefix}spikes"], _under(f"{prefix}spikes.", state))
         version = note.models.get(resolution.spec.size, BUILTIN)
         if version != resolution.forecaster.version:
             resolution.forecaster.load(None if version == BUILTIN else known[version])

@@ -93,6 +93,7 @@ def spec_of(config: Config) -> ForecastSpec:
         max_items=max(1, config.demand.max_items // config.activity.partitions),
         device=config.device.name,
         model_version=BUILTIN,
+        false_alerts=config.spikes.false_alerts,
     )
 
 

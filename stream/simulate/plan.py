@@ -161,6 +161,11 @@ class Plan:
             self._hours.popitem(last=False)
         return made
 
+    def leave_out_spikes(self) -> None:
+        """From here on hours that are drawn already are what they would be without any spike: for whoever asks what was usual."""
+        self._touching = defaultdict(list, {h: [e for e in entries if not isinstance(e, Spike)] for h, entries in self._touching.items()})
+        self._hours.clear()
+
     def is_out(self, item: int, from_ms: int, until_ms: int) -> bool:
         """Whether an item is out of stock at some time in [from_ms, until_ms].
 

@@ -62,6 +62,19 @@ def mean_quantity(spec: ShopSpec) -> float:
     return float((1 - spec.bulk_share) * (_QUANTITIES @ _QUANTITY_SHARES) + spec.bulk_share * (low + high) / 2)
 
 
+def draw_quantities(rng: np.random.Generator, spec: ShopSpec, lines: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(int64[lines] units of order lines, bool[lines] which are bulk orders).
+
+    Args:
+        rng: drawn from.
+        spec: the shop.
+        lines: how many.
+    """
+    quantity = rng.choice(_QUANTITIES, lines, p=_QUANTITY_SHARES)
+    bulk = rng.random(lines) < spec.bulk_share
+    return np.where(bulk, rng.integers(spec.bulk_units[0], spec.bulk_units[1] + 1, lines), quantity), bulk
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """All that comes of the sessions that start in one block."""
@@ -244,9 +257,7 @@ class SessionMaker:
         """The order lines of purchase events, and what comes of them later; sets quantity, item and price of the events."""
         spec, n = self.spec, len(rows)
         after = np.clip(np.exp(rng.normal(ORDER_LOG_MS, ORDER_SIGMA, n)), *ORDER_BOUNDS_MS).astype(np.int64)
-        quantity = rng.choice(_QUANTITIES, n, p=_QUANTITY_SHARES)
-        bulk = rng.random(n) < spec.bulk_share
-        quantity = np.where(bulk, rng.integers(spec.bulk_units[0], spec.bulk_units[1] + 1, n), quantity)
+        quantity, bulk = draw_quantities(rng, spec, n)
         substitute, fate = rng.random(n), rng.random(n)
         wait_ms = np.where(
             fate < spec.cancel_share, np.exp(rng.uniform(np.log(60_000), np.log(12 * HOUR_MS), n)), rng.uniform(2, 14, n) * DAY_MS
