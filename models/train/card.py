@@ -48,8 +48,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """The version that it carries on from: what a council has learnt of that one holds of it."""
     data: Data
     metrics: dict[str, Any]
-    """On the newest part of the data, by a twin that was not trained on it: {"network": Scores, "untrained": Scores, "held_out": {"from_ms", "until_ms",
-    "forecasts"}}."""
+    """On the newest part of the data, by a twin that was not trained on it: {"network": Scores, "untrained": Scores, "held_out": {"from_ms",
+    "until_ms"}}."""
     recipe: dict[str, Any]
     """How it was fitted: epochs, batch, pretraining, fine-tuning, early stopping."""
     seed: int
