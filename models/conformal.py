@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from models.exact import pooled
 from models.protocol import Float32, Float64, Ints, State
 
-_GAIN = 0.06
-_FIRST_GAIN = 0.5
-_ITEMS = 30.0
-"""A tick with so many items moves a tracker half as far as one with very many."""
+_GAIN = 0.025
+_FIRST_GAIN = 0.1
+_EXPECTED = 3.0
+"""A tick in which so many items are expected beyond a level (on its rarer side) moves its tracker half as far as one with very many."""
 _WIDEST = 1.5
-_FLATTEST = 0.08
+_FLATTEST = 0.25
 """Of the normal density that the gains are divided by: beyond it a level is so rare that its tracker would leap."""
 _MEMORY = 0.97
 _BORROWED = 300.0
@@ -77,7 +77,6 @@ class Conformal:
         scored = count > 0
         n = np.maximum(count, 1.0)
         steady = _GAIN + (_FIRST_GAIN - _GAIN) / (1.0 + self._ticks[group])
-        gain = np.where(scored, steady * count / (count + _ITEMS), 0.0)
         own_factor = np.exp(self._shift[group]).astype(np.float32)
         self._scored[group] = self._scored[group] * np.where(scored, _MEMORY, 1.0) + count
         for level, p in enumerate(self.levels):
@@ -85,7 +84,8 @@ class Conformal:
             own = reached(corrected(said[level], own_factor[classes, level], whole), y, whole)
             pool = reached(corrected(said[level], own_factor[-1, level], whole), y, whole)
             share = pooled(both, np.concatenate([own, pool]), self.classes + 1) / n
-            step = gain * (p - share) / self._slope[level]
+            rare = count * min(p, 1 - p)
+            step = np.where(scored, steady * rare / (rare + _EXPECTED), 0.0) * (p - share) / self._slope[level]
             self._shift[group, :, level] = np.clip(self._shift[group, :, level] + step, -_WIDEST, _WIDEST)
             q = np.where(whole, np.ceil(published - np.float32(1e-4)), published)
             q = np.maximum(q, np.float32(0))

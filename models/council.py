@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.protocol import Float32, Float64, State
 
 _MEMORY = 0.99  # of regrets, a scored tick: shops change
-_CAUTION = 1.0  # of the theory's learning rates: mixtures are better than winners that win by little
+_CAUTION = 0.3  # of the theory's learning rates: mixtures are better than winners that win by little
 _FLOOR = 0.01  # no expert is ever silenced for good
 _BORROWED = 30.0  # scored items that the pooled weights are worth to a class
 

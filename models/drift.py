@@ -51,9 +51,12 @@ class Drift:
 
     def state(self) -> State:
         """The past and what is left of a change."""
-        return {"errors": self._errors.copy(), "count": np.array([self._ticks, self._left], dtype=np.int64)}
+        errors = np.full(_PAST, np.nan)
+        errors[: len(self._errors)] = self._errors
+        return {"errors": errors, "count": np.array([self._ticks, self._left], dtype=np.int64)}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Takes what state() gave."""
-        self._errors = np.array(state["errors"], np.float64)
+        errors = np.asarray(state["errors"], np.float64)
+        self._errors = errors[np.isfinite(errors)].copy()
         self._ticks, self._left = np.asarray(state["count"], np.int64).tolist()

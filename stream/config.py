@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
+from stream.alerting import Alerts, read_alerts
 from stream.engine.time import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, SIZES, Zone
+from stream.serving import ApiKey, Jwt, Serve, read_serve
 from stream.sources import EVENTS, FIELDS, REQUIRED, TOPIC, TOPIC_FORM, Source, read_source
 from stream.tables import ConfigError, Table, UserError, join, nearest, read_toml, shown
 
@@ -25,15 +27,19 @@ __all__ = [
     "REQUIRED",
     "TOPICS",
     "Activity",
+    "Alerts",
+    "ApiKey",
     "Bucket",
     "Config",
     "ConfigError",
     "Demand",
     "Device",
     "Intent",
+    "Jwt",
     "Metrics",
     "Models",
     "Output",
+    "Serve",
     "Source",
     "State",
     "Time",
@@ -42,7 +48,7 @@ __all__ = [
     "parse",
 ]
 
-TOPICS = ("activity", "outcomes", "models", "intent", "demand", "prices", "spikes", "alerts", "deadletter")
+TOPICS = ("activity", "outcomes", "models", "intent", "demand", "prices", "spikes", "alerts", "alerts.state", "deadletter")
 """Names of nowcart's own topics, without the prefix."""
 
 # The engine reads exactly once, and its transactions and groups are its own to name.
@@ -177,8 +183,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     activity: Activity = Activity()
     output: Output = Output()
     state: State = State()
+    alerts: Alerts = Alerts()
     metrics: Metrics = Metrics()
     device: Device = Device()
+    serve: Serve = Serve()
 
     def checksum(self) -> str:
         """The sha256, in hexadecimal, of everything that shapes state: state made under another one must not be used."""
@@ -215,7 +223,9 @@ def parse(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: they cannot be used; the message names the key.
     """
-    root = Table(values, "", ("kafka", "time", "sources", "demand", "intent", "models", "activity", "output", "state", "metrics", "device"))
+    shaping = ("kafka", "time", "sources", "demand", "intent", "models", "activity", "output", "state")
+    tables = (*shaping, "alerts", "metrics", "device", "serve")
+    root = Table(values, "", tables)
     models = root.table("models", ("river_items",))
     activity = root.table("activity", ("partitions",))
     state = root.table("state", ("url", "snapshot_interval", "keep"))
@@ -235,8 +245,10 @@ def parse(values: dict[str, Any]) -> Config:
             state.duration("snapshot_interval", State().snapshot_interval_ms, least_ms=SECOND_MS),
             state.whole("keep", State().keep, least=1, most=1_000),
         ),
+        alerts=read_alerts(root),
         metrics=Metrics(metrics.text("host", Metrics().host), metrics.whole("port", Metrics().port, most=65_535)),
         device=Device(device.text("name", Device().name, pattern=r"auto|cpu|cuda(:\d+)?", form="one of auto, cpu, cuda, cuda:N")),
+        serve=read_serve(root),
     )
     _check_together(config)
     return config

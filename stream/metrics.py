@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from socketserver import TCPServer, ThreadingMixIn
 from threading import Thread
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, make_wsgi_app
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -99,6 +100,10 @@ class Metrics:
         self._wape = gauge("forecast_wape_ratio", "Absolute error over demand, lately, mean of the horizon groups.", "bucket", "expert")
         self._intent_error = gauge("intent_calibration_error_ratio", "Mean gap between predicted and seen purchase rates, lately.")
         self._spikes = counter("spikes_total", "Spikes opened, by severity.", "severity")
+        self._alerts = counter("alerts_total", "Alerts by what became of them; silenced: spikes that nobody was told of.", "state")
+        self._alerts_open = gauge("alerts_open", "Alerts that are open.")
+        self._deliveries = counter("alert_deliveries_total", "Attempts to tell a receiver, by outcome.", "receiver", "outcome")
+        self._deliveries_pending = gauge("alert_deliveries_pending", "Requests that a webhook has not taken yet.", "receiver")
 
     # ---- what came in
 
@@ -248,6 +253,28 @@ class Metrics:
         """Counts opened spikes."""
         self._spikes.labels(severity).inc(spikes)
 
+    # ---- who was told
+
+    def alert(self, state: str) -> None:
+        """Counts a change of an alert: `open`, `updated`, `escalated` or `resolved`."""
+        self._alerts.labels(state).inc()
+
+    def alerts_silenced(self, spikes: int) -> None:
+        """Counts spikes that a rule silenced."""
+        self._alerts.labels("silenced").inc(spikes)
+
+    def alerts_open(self, alerts: int) -> None:
+        """Says how many alerts are open."""
+        self._alerts_open.set(alerts)
+
+    def delivery(self, receiver: str, outcome: str) -> None:
+        """Counts an attempt to tell a receiver: `delivered`, `retry` or `refused`."""
+        self._deliveries.labels(receiver, outcome).inc()
+
+    def deliveries_pending(self, receiver: str, requests: int) -> None:
+        """Says how many requests a receiver has not taken yet."""
+        self._deliveries_pending.labels(receiver).set(requests)
+
     def text(self) -> str:
         """Everything in Prometheus's text format."""
         return generate_latest(self.registry).decode()
@@ -271,6 +298,22 @@ def observe_many(histogram: Histogram, values: NDArray[np.floating[Any]]) -> Non
     histogram._sum.inc(float(values.sum()))
     for at in np.nonzero(counts)[0].tolist():
         histogram._buckets[at].inc(int(counts[at]))
+
+
+def read_exposition(text: str, families: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    """Reads what `Metrics.text` writes: name, labels and value of each sample.
+
+    Args:
+        text: in Prometheus's text format.
+        families: how the names of those that are wanted begin; the others are not looked at.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    lines = [line for line in text.splitlines() if line.startswith(families)]
+    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+        for sample in family.samples:
+            yield sample.name, sample.labels, float(sample.value)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -325,7 +368,14 @@ class Endpoint:
         self.close()
 
 
-def serve(metrics: Metrics, host: str, port: int, health: Probe, ready: Probe) -> Endpoint:
+class Registered(Protocol):
+    """Whatever has a registry of metrics."""
+
+    @property
+    def registry(self) -> CollectorRegistry: ...
+
+
+def serve(metrics: Registered, host: str, port: int, health: Probe, ready: Probe, key: str = "[metrics] port") -> Endpoint:
     """Answers GET /metrics, /healthz and /readyz in threads of its own.
 
     Args:
@@ -334,6 +384,7 @@ def serve(metrics: Metrics, host: str, port: int, health: Probe, ready: Probe) -
         port: 0 for any free one.
         health: whether the process should live on; False makes Kubernetes restart it.
         ready: whether it does its work now.
+        key: what to change where the port is taken.
 
     Raises:
         UserError: the address cannot be listened on.
@@ -345,12 +396,12 @@ def serve(metrics: Metrics, host: str, port: int, health: Probe, ready: Probe) -
     except (OSError, OverflowError) as error:
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         why = "another process has it" if taken else str(error)
-        raise UserError(f"metrics must listen on {host}:{port}, but {why}: choose another [metrics] port, or 0 for none") from error
+        raise UserError(f"metrics must listen on {host}:{port}, but {why}: choose another {key}, or 0 for none") from error
     server.set_app(application)
     return Endpoint(server)
 
 
-def _application(metrics: Metrics, health: Probe, ready: Probe) -> WSGIApplication:
+def _application(metrics: Registered, health: Probe, ready: Probe) -> WSGIApplication:
     exposition: WSGIApplication = make_wsgi_app(metrics.registry)
     probes = {"/healthz": health, "/readyz": ready}
 

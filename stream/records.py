@@ -29,7 +29,7 @@ HEADERS: tuple[tuple[str, bytes], ...] = (("nowcart-schema", b"%d" % SCHEMA_VERS
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """What the dead-letter topic and its producer accept, all included."""
 
-REASONS = ("malformed", "missing_field", "bad_value", "bad_time", "future", "too_late", "too_large", "unknown_schema")
+REASONS = ("malformed", "missing_field", "bad_value", "bad_time", "future", "too_late", "too_large", "unknown_schema", "undelivered")
 """Why a message is a dead letter."""
 
 SIGNIFICANT_DIGITS = 4
@@ -59,7 +59,7 @@ class IntentRecord(msgspec.Struct, frozen=True):
     model_version: str
 
 
-class SpikeRecord(msgspec.Struct, frozen=True):
+class SpikeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A record of `spikes`."""
 
     item: str
@@ -70,6 +70,35 @@ class SpikeRecord(msgspec.Struct, frozen=True):
     p_value: float
     severity: str
     state: str
+    model_version: str
+    category: str | None = None
+
+
+class AlertedSpike(msgspec.Struct, frozen=True):
+    """The most unlikely spike of an alert."""
+
+    item: str
+    observed: int | float
+    expected: float
+    p_value: float
+
+
+class AlertRecord(msgspec.Struct, frozen=True):
+    """A record of `alerts`."""
+
+    alert: str
+    update: int
+    change: str
+    """opened | joined | left | escalated | resolved."""
+    category: str | None
+    items: list[str]
+    bucket: str
+    severity: str
+    state: str
+    started_ms: int
+    updated_ms: int
+    summary: str
+    worst: AlertedSpike
     model_version: str
 
 
@@ -135,12 +164,13 @@ def encode_spikes(columns: SpikeColumns) -> Encoded:
         round_significant(columns.p_value).tolist(),
         columns.severity,
         columns.state,
+        [None] * len(columns) if columns.category is None else columns.category,
         strict=True,
     )
     bucket, start_ms, version = columns.bucket, columns.bucket_start_ms, columns.model_version
     values = [
-        _json.encode(SpikeRecord(item, bucket, start_ms, observed, expected, p_value, severity, state, version))
-        for item, observed, expected, p_value, severity, state in rows
+        _json.encode(SpikeRecord(item, bucket, start_ms, observed, expected, p_value, severity, state, version, category))
+        for item, observed, expected, p_value, severity, state, category in rows
     ]
     return [item.encode() for item in columns.item], values
 

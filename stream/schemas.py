@@ -121,10 +121,54 @@ def _spikes() -> Schema:
         "severity": _text("how unlikely", enum=["warning", "critical"]),
         "state": _text("whether the spike began or is over", enum=["open", "resolved"]),
         "model_version": _MODEL_VERSION,
+        "category": _text("the item's category, where the shop says it; absent otherwise", minLength=1),
     }
     return {
         "title": "spikes",
         "description": "Demand far beyond its own forecast has begun, or is over.",
+        "type": "object",
+        "properties": properties,
+        "required": [name for name in properties if name != "category"],
+    }
+
+
+def _alerts() -> Schema:
+    worst = {
+        "item": _text("the item's id", minLength=1),
+        "observed": _number("units ordered in the bucket"),
+        "expected": _number("units that the forecast expected"),
+        "p_value": _number("probability of as many units or more by the forecast", maximum=1),
+    }
+    properties = {
+        "alert": _text("the alert's id: the same from its opening to its end, and no other's", minLength=1),
+        "update": _integer("1, 2, 3 … of the alert's records", minimum=1),
+        "change": _text("what this record is for", enum=["opened", "joined", "left", "escalated", "resolved"]),
+        "category": {
+            "type": ["string", "null"],
+            "description": "of its items; null where the alert is of one item whose category nobody says",
+        },
+        "items": {
+            "type": "array",
+            "items": {"type": "string", "minLength": 1},
+            "description": "while it is open, those that are in a spike now; in the end, all that were. At most 1,000, by name",
+        },
+        "bucket": _BUCKET,
+        "severity": _text("the gravest that it has been", enum=["warning", "critical"]),
+        "state": _text("whether it is open or over", enum=["open", "resolved"]),
+        "started_ms": _time("start of the bucket in which its first spike was seen"),
+        "updated_ms": _time("start of the newest bucket that changed it"),
+        "summary": _text("for people; its words may change"),
+        "worst": {
+            "type": "object",
+            "properties": worst,
+            "required": list(worst),
+            "description": "the most unlikely spike that it has seen",
+        },
+        "model_version": _MODEL_VERSION,
+    }
+    return {
+        "title": "alerts",
+        "description": "An alert has opened, changed, or is over.",
         "type": "object",
         "properties": properties,
         "required": list(properties),
@@ -163,13 +207,20 @@ def _dead_letter_headers() -> Schema:
 
 def schemas() -> dict[str, Schema]:
     """JSON Schemas by name: a record's is called after its topic, without the prefix."""
-    return {"demand": _demand(), "intent": _intent(), "spikes": _spikes(), "deadletter.headers": _dead_letter_headers()}
+    return {
+        "demand": _demand(),
+        "intent": _intent(),
+        "spikes": _spikes(),
+        "alerts": _alerts(),
+        "deadletter.headers": _dead_letter_headers(),
+    }
 
 
 _KEYS = {
     "demand": ("item", "Forecasts of an item, each time a bucket closes."),
     "intent": ("session", "Purchase intent of live sessions."),
     "spikes": ("item", "Demand spikes as they open and resolve."),
+    "alerts": ("alert", "Alerts made of spikes, grouped and silenced."),
 }
 
 

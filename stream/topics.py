@@ -13,7 +13,7 @@ OUTPUTS = ("intent", "demand", "spikes")
 
 
 def own_topics(config: Config, retention: Mapping[str, int] | None = None) -> list[Topic]:
-    """Every topic that the engine writes.
+    """Every topic that nowcart writes.
 
     Args:
         config: names the prefix and the partitions.
@@ -26,8 +26,11 @@ def own_topics(config: Config, retention: Mapping[str, int] | None = None) -> li
     wanted += [
         (f"repartitioned.{source.name}", config.activity.partitions, keep) for source in config.sources.values() if source.repartition
     ]
+    large = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
+    # A whole category may be in a spike at once, and its state is one record.
+    wanted += [("alerts", config.output.partitions, week | large), ("alerts.state", 1, {"cleanup.policy": "compact"} | large)]
     wanted += [("models", 1, keep)]  # few, and a restart reads all of them
-    wanted += [("deadletter", 1, week | {"max.message.bytes": str(MAX_MESSAGE_BYTES)})]
+    wanted += [("deadletter", 1, week | large)]
     limits = retention or {}
     return [
         Topic(config.output.prefix + name, partitions, settings | ({"retention.bytes": str(limits[name])} if name in limits else {}))

@@ -173,10 +173,11 @@ class Process:
     Args:
         config: its configuration file.
         arguments: more of the command line.
+        name: another command than run.
     """
 
-    def __init__(self, config: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "stream.cli.main", "run", str(config), *arguments]
+    def __init__(self, config: Path, *arguments: str, name: str = "run") -> None:
+        command = [sys.executable, "-m", "stream.cli.main", name, str(config), *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment)
         self.lines: list[str] = []

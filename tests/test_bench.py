@@ -72,3 +72,15 @@ def test_restoring_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert results["events_per_second"] > 0
     assert results["events_per_second_with_snapshots"] > 0
     assert "bytes an item with all its state" in capsys.readouterr().out
+
+
+def test_forecasts_a_second_are_measured_without_kafka(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = tmp_path / "forecast.json"
+    assert main(["bench", "--forecast", "--forecast-items", "400", "--json", str(found)]) == 0
+    results = json.loads(found.read_text(encoding="utf-8"))
+    assert set(results["line_ups"]) == {"vectorised experts", "with the global network"}
+    for line_up in results["line_ups"].values():
+        assert line_up["series_per_second"] >= line_up["series_per_second_with_learning"] > 0
+        assert sum(line_up["shares"].values()) == pytest.approx(1, abs=1e-3)
+    assert "forecast: network" in results["line_ups"]["with the global network"]["shares"]
+    assert "series/s" in capsys.readouterr().out

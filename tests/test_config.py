@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stream import serving
 from stream.config import Bucket, Config, ConfigError, Demand, Models, Source, Time, UserError, load, parse
 from stream.engine.time import DAY_MS, HOUR_MS, Zone
 from stream.mapping import Decoder
@@ -356,13 +357,18 @@ def test_the_examples_can_be_used(name: str) -> None:
 def test_the_newcomers_example_explains_every_key_with_its_default(tmp_path: Path) -> None:
     text = (EXAMPLES / "newcomer.toml").read_text(encoding="utf-8")
     lines = []
+    example = False  # of a table that may stand there any number of times, by default none
+    text, _, access = text.partition("# [[serve.keys]]")  # whoever may ask is nobody by default
+    assert "[serve.jwt]" in access
     for line in text.splitlines():
         bare = line.removeprefix("# ")
+        example = line != "" and (example or bare.startswith("[[alerts."))
         # A commented key or table, not prose and not a secret's example.
         if (
             line.startswith("# ")
+            and not example
             and (" = " in bare.split("#")[0] or bare.startswith("[sources."))
-            and not bare.startswith(("Then", "security", "sasl", '"sasl'))
+            and not bare.startswith(("Then", "security", "sasl", '"sasl', 'url = "http', "authorization"))
         ):
             line = bare
         lines.append(line)
@@ -373,13 +379,15 @@ def test_the_newcomers_example_explains_every_key_with_its_default(tmp_path: Pat
     plain = Config(sources=config.sources, kafka=config.kafka)
     assert config == plain
     written = tomllib.loads(path.read_text(encoding="utf-8"))
-    for section in ("time", "demand", "intent", "models", "activity", "output", "state", "metrics", "device"):
+    written["alerts"] |= {"webhooks": [], "silences": []}
+    for section in ("time", "demand", "intent", "models", "activity", "output", "state", "alerts", "metrics", "device"):
         unknown = copy.deepcopy(written)
         unknown[section]["zzz"] = 1
         with pytest.raises(ConfigError) as caught:
             parse(unknown)
         allowed = str(caught.value).split("allowed here are ")[1].split("; did")[0].split(", ")
         assert sorted(written[section]) == sorted(allowed)
+    assert {*written["serve"], "keys", "jwt"} == set(serving.KEYS)
 
 
 def test_other_code_can_make_a_source_by_hand() -> None:

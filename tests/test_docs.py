@@ -49,7 +49,11 @@ def keys(path: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "table", ["time", "sources.NAME", "demand", "demand.buckets", "intent", "models", "activity", "output", "state", "metrics", "device"]
+    "table",
+    [
+        *("time", "sources.NAME", "demand", "demand.buckets", "intent", "models", "activity", "output", "state"),
+        *("alerts", "alerts.alertmanager", "alerts.webhooks", "alerts.silences", "metrics", "device", "serve", "serve.keys", "serve.jwt"),
+    ],
 )
 def test_every_key_has_its_line(root: Path, table: str) -> None:
     pages = re.split(r"^##+ \[+([\w.]+)\]+$", (root / "docs" / "configuration.md").read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -295,6 +295,7 @@ def test_written_schemas_are_valid_and_the_asyncapi_document_hangs_together(tmp_
         "shop.demand",
         "shop.intent",
         "shop.spikes",
+        "shop.alerts",
         "shop.deadletter",
     }
 

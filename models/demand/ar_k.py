@@ -1,7 +1,7 @@
 """A pooled autoregression: what an item sells is linear in its latest buckets, with the same coefficients for all items.
 
 A ridge regression for each horizon group, relative to the item's level, on its last k buckets, their mean and its seasonal lags. It learns at
-ticks, from windows as they stood a probe's steps before the bucket that has just closed; its sums are exact in any order.
+ticks, from windows as they stood some steps before the bucket that has just closed; its sums are exact in any order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.demand.expert import Expert, lag_steps, level_length, season_length
+from models.demand.expert import Expert, lag_steps, level_length, season_length, turns
 from models.demand.newborn import Newborn
 from models.demand.window import Window
 from models.exact import products, solve
@@ -22,7 +22,7 @@ from models.protocol import DemandSpec, Float32, Float64, Ints, State
 
 _LARGEST = np.float32(10)  # times the level
 _GRID = 2.0**10  # features in sums are multiples of 1/1024, so that BLAS adds them exactly in any order
-_ROWS = 4096  # learnt from at a tick and probe
+_ROWS = 4096  # learnt from at a tick and horizon group
 _MEMORY = 0.99
 _RIDGE = 300.0
 _OWN = 2  # columns before the lags: one, the last season's mean
@@ -84,11 +84,11 @@ class ARK(Expert):
         return out
 
     def adapt(self, window: Window) -> None:
-        """Adds the closed bucket to each probe's sums and solves for its weights."""
+        """Adds the closed bucket to each horizon group's sums, as a step of the group (they take turns), and solves for its weights."""
         self._newborn.learn(window)
         y = window.wanted(np.nan_to_num(self.slots.f32("next")[window.slots])).astype(np.float64)
         stride = -(-len(window) // _ROWS)
-        for group, probe in enumerate(self.spec.probes):
+        for group, probe in enumerate(turns(self.spec.probes, window.closed)):
             turn = (window.slots + window.closed) % stride == 0  # a big partition's items take turns
             rows = np.flatnonzero(turn & (window.age() >= probe + 2))
             if not len(rows):

@@ -47,7 +47,7 @@ class Layout:
     def own(self) -> int:
         """Columns that are an item's own, the statics' hashes not counted."""
         known = len(self.known) * (_KNOWN_LAGS + 2)
-        return self.lags + 2 * len(self.means) + 6 + known + 3 * len(self.past)
+        return self.lags + 2 * len(self.means) + 6 + len(_OWN_LEVELS) + known + 3 * len(self.past)
 
     @property
     def step(self) -> int:
@@ -73,6 +73,8 @@ class Layout:
         return max([self.lags, self.means[-1], *lags, *weeks]) + _BRIDGED
 
 
+_OWN_LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97)
+"""Levels of an item's own quantiles over the scale's buckets."""
 _BRIDGED = 4
 """So many buckets that say nothing are bridged with the one before them."""
 _POSITIONS = 6
@@ -189,6 +191,7 @@ class Encoder:
         out.append(np.log1p(np.clip(window.age(), 0, 10_000).astype(np.float32)) * np.float32(0.2))
         out.append(to_scale(past.largest(layout.scale_length), scale))
         out.append(past.lived(layout.scale_length))
+        out.extend(to_scale(values, scale) for values in past.quantiles(layout.scale_length))
         for name in layout.known:
             out.extend(self._known_own(window, name))
         for name in layout.past:
@@ -356,15 +359,21 @@ class _Past:
     def __init__(self, window: Window, depth: int) -> None:
         self.window = window
         self.depth = depth
+        self._counts: dict[int, Float32] = {}
         self._filled: dict[int, Float32] = {}
         self._sums: dict[int, tuple[Float32, Float32, Float32]] = {}
 
     def counts(self, lag: int) -> Float32:
         """float32[n], 1 where the bucket so many before the newest says what was wanted: after first seen, open, with stock."""
-        bucket = self.window.closed - lag
-        if self.window.shut(bucket):
-            return np.zeros(len(self.window), np.float32)
-        return ((self.window.first <= bucket) & (self.window.censored(bucket) < np.float32(0.5))).astype(np.float32)
+        found = self._counts.get(lag)
+        if found is None:
+            bucket = self.window.closed - lag
+            if self.window.shut(bucket):
+                found = np.zeros(len(self.window), np.float32)
+            else:
+                found = ((self.window.first <= bucket) & (self.window.censored(bucket) < np.float32(0.5))).astype(np.float32)
+            self._counts[lag] = found
+        return found
 
     def known_at(self, lag: int) -> Float32:
         """The same for any lag, as a column."""
@@ -433,14 +442,31 @@ class _Past:
         """float32[n], units of the best bucket."""
         out = np.zeros(len(self.window), np.float32)
         for lag in range(length):
-            np.maximum(out, self.window.row(self.window.closed - lag), out=out)
+            np.maximum(out, self.counts(lag) * self.window.row(self.window.closed - lag), out=out)
+        return out
+
+    def quantiles(self, length: int) -> list[Float32]:
+        """float32[n] for each of the own levels: of the buckets that count, the value at which so many of them lie at or below."""
+        never = np.float32(np.inf)
+        cells = np.empty((len(self.window), length), np.float32)
+        seen = np.zeros(len(self.window), np.float32)
+        for lag in range(length):
+            there = self.counts(lag) > 0
+            cells[:, lag] = np.where(there, self.window.row(self.window.closed - lag), never)
+            seen += there
+        cells.sort(axis=1)
+        out = []
+        for level in _OWN_LEVELS:
+            place = np.clip(np.ceil(seen * np.float32(level)) - 1, 0, length - 1).astype(np.int64)
+            value = cells[np.arange(len(cells)), place]
+            out.append(np.where(seen > 0, value, np.float32(0)).astype(np.float32))
         return out
 
     def silence(self) -> Float32:
         """float32[n], buckets since the last sale, as far as the means reach."""
         out = np.full(len(self.window), self.depth, np.float32)
         for lag in range(self.depth - 1, -1, -1):
-            out = np.where(self.window.row(self.window.closed - lag) > 0, np.float32(lag), out)
+            out = np.where(self.counts(lag) * self.window.row(self.window.closed - lag) > 0, np.float32(lag), out)
         return out
 
     def calendar(self, step: int) -> Float32:

@@ -230,6 +230,21 @@ def _nothing_while_shut(method: Callable[..., Any]) -> Callable[..., Any]:
     return opened
 
 
+def turns(probes: tuple[int, ...], closed: int) -> list[int]:
+    """A step of each horizon group to learn about when a bucket has closed. All steps of a group take turns: a regression that only ever learnt
+    about the probes would know nothing of the steps between them, where another phase of the season is to be told from the same past.
+
+    Args:
+        probes: one a group, ascending.
+        closed: the bucket.
+    """
+    found, last = [], 0
+    for probe in probes:
+        found.append(last + 1 + closed % (probe - last))
+        last = probe
+    return found
+
+
 def season_length(spec: DemandSpec) -> int:
     """Buckets over which a recent level is taken: the longest season of up to a day of hours or two weeks of days, else 12.
 

@@ -18,6 +18,7 @@ from models.council import Council
 from models.counts import MAX_DISPERSION, counts, finish, upper_tail, zero_probability
 from models.demand.expert import Expert
 from models.demand.network import Weights
+from models.demand.network_experts import mean_of
 from models.demand.opening import Opening
 from models.demand.pending import Float16, Pending, relative
 from models.demand.sums import Sums
@@ -34,11 +35,10 @@ _EXPERT_LEVELS = (0.1, 0.5, 0.9)
 _CHUNK = 4096
 _SMALLEST_SCALE = np.float32(0.02)
 _LARGEST_MEAN = np.float32(1e12)
+_SHARED = 200_000
+"""Items up to which the network's outputs of a tick are kept for its forecasts: a kilobyte an item."""
 _RATE_GAIN = np.float32(0.02)
 _ERROR_MEMORY = 0.99
-_BIAS_MEMORY = 0.98
-_BIAS_PRIOR = 100.0
-"""Relative units for which a mean is taken to be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ class DemandForecaster:
         groups = len(spec.probes)
         self._council = Council(groups, 2 * CLASSES, self._allowed())
         self._conformal = Conformal(groups, 2 * CLASSES, spec.levels)
-        # A probe keeps the experts' raw quantiles at the compared levels, the mixture's at all levels, and its mean.
-        self._pending = Pending(spec.probes, spec.totals, len(self._compared) * len(self.experts) + len(spec.levels) + 1)
+        # A probe keeps the experts' raw quantiles at the compared levels and the mixture's at all levels.
+        self._pending = Pending(spec.probes, spec.totals, len(self._compared) * len(self.experts) + len(spec.levels))
         self._slots = SlotArrays()
         self._slots.add("rate", np.float32, np.nan)
         self._slots.add("class", np.int8)
@@ -110,11 +110,14 @@ class DemandForecaster:
         self._opening = Opening(spec)
         self.watch: Callable[[Window], None] | None = None
         """Told of every tick's window, when it has been learnt from: whoever trains elsewhere records here."""
-        # Per horizon group and class (the last: all): what was sold, and what the mixture's mean said.
-        self._bias: Float64 = np.zeros((groups, 2 * CLASSES + 1, 2))
         # Absolute errors of medians and units, per horizon group: one row an expert, the last is the council's.
         self._errors: Float64 = np.zeros((groups, len(self.experts) + 1, 2))
+        self._ticked: Window | None = None
+        """The window of the newest tick, with what the network said of it; dropped by whatever changes that."""
         self._counts = counts(spec.levels)
+        # The mean is that of the mixture's quantile function, where its levels say enough; else the experts'. (That of the calibrated one
+        # is 5 to 10 % worse: the correction of the highest level is the least certain.)
+        self._tells_mean = len(spec.levels) >= 5 and spec.levels[0] <= 0.1 and spec.levels[-1] >= 0.9
         self._compared_counts = counts(tuple(spec.levels[place] for place in self._compared))
 
     @property
@@ -134,6 +137,7 @@ class DemandForecaster:
             weights: of a network; None: those experts fall silent.
             keep: the same network, fitted a little further: what the council and the calibration have learnt of it still holds.
         """
+        self._ticked = None
         for place, expert in enumerate(self.experts):
             if expert.load(weights, keep) and not keep:
                 self._council.reset(place)
@@ -148,6 +152,7 @@ class DemandForecaster:
 
     def forget(self, slots: Ints) -> None:
         """Makes these slots as if never used."""
+        self._ticked = None
         for expert in self.experts:
             expert.forget(slots)
         self._pending.slots.forget(slots)
@@ -179,6 +184,7 @@ class DemandForecaster:
             self._slots.f32("rate")[window.slots] = rate
         rate = np.nan_to_num(self._slots.f32("rate")[window.slots])
         self._slots["class"][window.slots] = classify(rate, window.whole) + CLASSES * self._covered(window)
+        self._ticked = window if "network" in window.shared and len(window) <= _SHARED else None
         if self.watch is not None:
             self.watch(window)
 
@@ -188,6 +194,7 @@ class DemandForecaster:
         Args:
             panel: of the corrected slots.
         """
+        self._ticked = None
         if len(panel.slots):
             self._opening.correct(panel)
             window = Window(self._opening.extend(panel))
@@ -218,10 +225,12 @@ class DemandForecaster:
             total_means={steps: np.empty(n, np.float32) for steps in spec.totals},
         )
         opened = self._opening.extend(panel)
-        shifts, bias = self._conformal.shifts(), self._bias_factors()
+        shifts = self._conformal.shifts()
         for start in range(0, n, _CHUNK):
             part = slice(start, min(start + _CHUNK, n))
-            self._forecast(Window(replace(opened, slots=panel.slots[part])), out, part, weights, shifts, bias)
+            window = Window(replace(opened, slots=panel.slots[part]))
+            self._share(window)
+            self._forecast(window, out, part, weights, shifts)
         return out
 
     def hold(self, panel: Panel, forecast: Forecast) -> None:
@@ -272,7 +281,7 @@ class DemandForecaster:
 
     def state(self, copy: bool = True) -> State:
         """Everything that decides later results: arrays by name; copy=False: the large ones themselves, not to be written to."""
-        out: State = {"bias": self._bias.copy(), "errors": self._errors.copy()}
+        out: State = {"errors": self._errors.copy()}
         out |= put("slot.", self._slots.state(copy)) | put("pending.", self._pending.slots.state(copy))
         out |= put("council.", self._council.state()) | put("conformal.", self._conformal.state())
         out |= put("sums.", self._sums.state()) | put("opening.", self._opening.state())
@@ -296,9 +305,19 @@ class DemandForecaster:
         self._conformal.restore(take(state, "conformal."))
         self._sums.restore(take(state, "sums."))
         self._opening.restore(take(state, "opening."))
-        self._bias, self._errors = np.array(state["bias"], np.float64), np.array(state["errors"], np.float64)
+        self._errors = np.array(state["errors"], np.float64)
         for expert in self.experts:
             expert.restore(take(state, f"expert.{expert.name}."), copy)
+
+    def _share(self, window: Window) -> None:
+        """What the network said of these items when it learnt at this tick: the same bits as asking again, rows being their own."""
+        ticked = self._ticked
+        if ticked is None or ticked.closed != window.closed or not len(window):
+            return
+        place = np.minimum(np.searchsorted(ticked.slots, window.slots), len(ticked) - 1)
+        if (ticked.slots[place] == window.slots).all():
+            out, scale = ticked.shared["network"]
+            window.shared["network"] = (out[place], scale[place])
 
     def _allowed(self) -> NDArray[np.bool_]:
         """bool[classes, experts]. A class twice: items that the partial experts (river) do not know, then those that they do."""
@@ -327,19 +346,11 @@ class DemandForecaster:
             for row in range(weights.shape[2])
         ]
 
-    def _bias_factors(self) -> Float32:
-        """float32[groups, classes], by how much means have to be multiplied: what was sold over what was said, shrunk to that of all classes."""
-        sold, said = self._bias[..., 0], self._bias[..., 1]
-        common = (sold[:, -1:] + _BIAS_PRIOR) / (said[:, -1:] + _BIAS_PRIOR)
-        own = (sold[:, :-1] + _BIAS_PRIOR * common) / (said[:, :-1] + _BIAS_PRIOR)
-        return np.clip(own, 0.5, 2.0).astype(np.float32)
-
-    def _forecast(self, window: Window, out: Forecast, part: slice, weights: Float32, shifts: Float32, bias: Float32) -> None:
+    def _forecast(self, window: Window, out: Forecast, part: slice, weights: Float32, shifts: Float32) -> None:
         """Fills rows `part` of the forecast."""
         spec, n = self.spec, len(window)
         classes = out.weights_row[part]
         probes = out.probes[:, :, part]
-        scale: Float32 | None = None
         mean = np.zeros((n, spec.horizon), np.float32)
         average = np.zeros(n, np.float32)
         mixed = np.zeros((n, spec.horizon, len(spec.levels)), np.float32)
@@ -376,11 +387,12 @@ class DemandForecaster:
                 np.repeat(window.whole, spec.horizon),
             ).reshape(n, spec.horizon, len(spec.levels))
         scale = np.maximum(_row_mean(mean), _SMALLEST_SCALE)
-        self._hold_probes(probes, compared, mixed[:, steps_at], mean[:, steps_at], scale)
+        self._hold_probes(probes, compared, mixed[:, steps_at], scale)
         out.scale[part], out.spread[part] = scale, average
-        mean *= bias.T[classes][:, self._group]
         factor = shifts.transpose(1, 0, 2)[classes][:, self._group]  # [n, horizon, levels]
         final = corrected(mixed, factor, window.whole[:, None, None])
+        if self._tells_mean:
+            mean = mean_of(mixed, spec.levels, window.whole)
         for step in range(spec.horizon):
             if window.shut(window.closed + 1 + step):
                 mean[:, step], final[:, step] = 0, 0
@@ -401,14 +413,13 @@ class DemandForecaster:
         found = self._compared_counts.mix(flat, wide, np.ones_like(flat), np.repeat(whole, probes))
         return found.reshape(n, probes, len(self._compared))
 
-    def _hold_probes(self, out: Float16, compared: list[Float32 | None], mixed: Float32, mean: Float32, scale: Float32) -> None:
+    def _hold_probes(self, out: Float16, compared: list[Float32 | None], mixed: Float32, scale: Float32) -> None:
         width = len(self._compared)
         for group in range(len(self.spec.probes)):
             for e, found in enumerate(compared):
                 for level in range(width):
                     out[group, e * width + level] = np.nan if found is None else relative(found[:, group, level], scale)
-            out[group, width * len(self.experts) : -1] = relative(mixed[:, group].T, scale)
-            out[group, -1] = relative(mean[:, group], scale)
+            out[group, width * len(self.experts) :] = relative(mixed[:, group].T, scale)
 
     def _zero(self, mean: Float32, dispersion: Float32, quantiles: Float32, whole: NDArray[np.bool_]) -> Float32:
         """P(no demand), within what the published quantiles leave: quantile p is 0 exactly where P(no demand) >= p."""
@@ -435,22 +446,34 @@ class DemandForecaster:
         known = due.classes >= CLASSES
         size_of = self._loss_scale(window.slots[due.rows], due.classes)
         self._errors[group] *= _ERROR_MEMORY
-        mixed = due.values[width * experts : -1]  # [levels, m]
-        slopes = [reached(mixed[place], y, whole) - np.float32(self.spec.levels[place]) for place in self._compared]
+        mixed = due.values[width * experts :]  # [levels, m]
         middle = int(np.argmin(np.abs(np.array([self.spec.levels[place] for place in self._compared]) - 0.5)))
+        said = due.values[: width * experts].reshape(experts, width, -1)
+        there = np.isfinite(said[:, 0]) & np.array([expert.active for expert in self.experts])[:, None]  # [experts, m]
+        # The gradient at what today's weights would have made of the forecasts, not at what was published then: with yesterday's, a long
+        # horizon would make the weights swing.
+        share = np.where(there, self._council.weights()[:, group][:, due.classes], np.float32(0))
+        total = share[0].copy()
+        for e in range(1, experts):
+            total += share[e]
+        off, slopes = [], []
+        for level, place in enumerate(self._compared):
+            now = np.zeros(len(y), np.float32)
+            for e in range(experts):
+                now += np.where(there[e], share[e] * said[e, level], np.float32(0))
+            now = np.where(total > 0, now / np.maximum(total, np.float32(1e-9)), mixed[place]).astype(np.float32)
+            off.append(now)
+            slopes.append(reached(now, y, whole) - np.float32(self.spec.levels[place]))
         for e, expert in enumerate(self.experts):
-            said = due.values[width * e : width * (e + 1)]
-            there = np.isfinite(said[0])
-            if not expert.active or not there.any():
+            if not there[e].any():
                 continue
             loss = np.zeros(len(y), np.float32)
             for level, slope in enumerate(slopes):
                 # What was not said yet is taken to have been the mixture's.
-                off = np.where(there, said[level] - mixed[self._compared[level]], np.float32(0))
-                loss += slope * off
+                loss += slope * np.where(there[e], said[e, level] - off[level], np.float32(0))
             losses[:, e] = pooled(due.classes, np.clip(loss / size_of, np.float32(-300), np.float32(300)), 2 * CLASSES)
-            mine = (known if expert.partial else np.ones(len(y), np.bool_)) & there
-            error = np.abs(y - _rounded(said[middle], whole)).astype(np.float64)
+            mine = (known if expert.partial else np.ones(len(y), np.bool_)) & there[e]
+            error = np.abs(y - _rounded(said[e, middle], whole)).astype(np.float64)
             self._errors[group, e] += _total(error[mine]), _total(y[mine].astype(np.float64))
         self._council.update(group, losses, items)
         factor = self._conformal.shifts()[group]
@@ -458,12 +481,6 @@ class DemandForecaster:
         median = _rounded(corrected(mixed[place], factor[due.classes, place], whole), whole)
         self._errors[group, -1] += _total(np.abs(y - median).astype(np.float64)), _total(y.astype(np.float64))
         self._conformal.update(group, due.classes, mixed, y, whole)
-        self._bias[group] *= _BIAS_MEMORY
-        for index, values in enumerate((y, due.values[-1])):
-            # Relative to the item's size, so that one giant does not decide for its class.
-            by_class = pooled(due.classes, np.minimum(values / size_of, np.float32(300)), 2 * CLASSES)
-            self._bias[group, :-1, index] += by_class
-            self._bias[group, -1, index] += by_class.sum()
 
     def _loss_scale(self, slots: Ints, classes: Ints) -> Float32:
         """float32[m], what losses are divided by: the class's upper edge, the item's own rate where a class has none.

@@ -2,7 +2,7 @@
 
 The body has the fixed weights "builtin-1" (drawn from a seed, never trained) and turns an item's recent window into features; a trained body
 takes the same place. The last layer is a ridge regression for each horizon group on those features and what is known of
-the step (seasonal lags, calendar). It learns at ticks, from windows as they stood a probe's steps before the bucket that has just closed.
+the step (seasonal lags, calendar). It learns at ticks, from windows as they stood some steps before the bucket that has just closed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.demand.expert import Expert, lag_steps, level_length, season_length
+from models.demand.expert import Expert, lag_steps, level_length, season_length, turns
 from models.demand.newborn import Newborn
 from models.demand.window import Window
 from models.exact import products, solve
@@ -29,7 +29,7 @@ _HIDDEN, _WIDTH = 48, 16
 _OWN = 4  # columns of the last layer that are an item's own and the same for every step
 _LARGEST = np.float32(10)  # times the level
 _GRID = 2.0**10  # features in sums are multiples of 1/1024, so that BLAS adds them exactly in any order
-_ROWS = 4096  # learnt from at a tick and probe
+_ROWS = 4096  # learnt from at a tick and horizon group
 _MEMORY = 0.99
 _RIDGE = 300.0
 
@@ -119,12 +119,12 @@ class GlobalNet(Expert):
         return out
 
     def adapt(self, window: Window) -> None:
-        """Adds the closed bucket to each probe's sums and solves for its last layer."""
+        """Adds the closed bucket to each horizon group's sums, as a step of the group (they take turns), and solves for its last layer."""
         self._newborn.learn(window)
         y = window.observed()
         stride = -(-len(window) // _ROWS)
         at = _OWN + len(self._seasons)
-        for group, probe in enumerate(self.spec.probes):
+        for group, probe in enumerate(turns(self.spec.probes, window.closed)):
             turn = (window.slots + window.closed) % stride == 0  # a big partition's items take turns
             rows = np.flatnonzero(turn & (window.age() >= probe + 2))
             if not len(rows):

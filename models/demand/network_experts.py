@@ -29,6 +29,7 @@ _LEVELS = (0.25, 0.5, 0.75, 0.9)
 _RIDGE = 400.0
 _MEMORY, _HASTE = 0.99, 0.93
 """Of the ridge sums, a tick: usually, and for a while after drift."""
+_ITEMS = 30.0
 _ITEM_GAIN = np.float32(0.1)
 _LARGEST = np.float32(0.7)
 
@@ -113,7 +114,7 @@ class NetworkCounts(NetworkExpert):
     def means(self, window: Window, horizon: int) -> Float32:
         """The mean that its likelihood was trained for."""
         out, scale = self._outputs(window, horizon)
-        return (np.exp(np.clip(out[..., -2], -6.0, 4.0)) * (scale + np.float32(0.05))[:, None]).astype(np.float32)
+        return np.asarray(np.exp(np.clip(out[..., -2], -6.0, 4.0)) * (scale + np.float32(0.05))[:, None], dtype=np.float32)
 
     def raw(self, window: Window, horizon: int, levels: tuple[float, ...]) -> Float32:
         """Quantiles of counts with the mean and dispersion of each step."""
@@ -236,12 +237,14 @@ class NetworkAdapted(NetworkExpert):
             said = from_scale(values, scale)
             error += (said + np.float32(1)) * (np.float32(self.spec.levels[place]) - reached(said, y, whole))
             size += said + np.float32(1)
-        error = np.float32(2) * error / np.maximum(size, np.float32(1e-6))
+        error = (np.float32(2) * error / np.maximum(size, np.float32(1e-6))).astype(np.float32)
         bias = self._held.f32(f"bias.{group}")
         bias[slots] = bias[slots] + _ITEM_GAIN * (error - bias[slots])
         classes = classify(scale, whole)
         # Less of a rare item's error is its own than is chance.
         trust = np.sqrt(scale / (scale + np.float32(0.5)))
+        # What moves all items at once in one bucket does not average out over them: a tick is worth no more than so many.
+        trust *= np.float32(np.sqrt(min(1.0, _ITEMS / len(mine))))
         x = np.column_stack([np.ones(len(mine), np.float32), *held]).astype(np.float64)
         predicted = (self._weights[group][classes] * x).sum(axis=1)
         total = float(np.abs(error - predicted).cumsum()[-1]) / len(mine)

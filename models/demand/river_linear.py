@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.demand.busiest import Busiest
-from models.demand.expert import lag_steps, level_length, season_length
+from models.demand.expert import lag_steps, level_length, season_length, turns
 from models.demand.newborn import Newborn
 from models.demand.window import Window
 from models.protocol import CALENDAR, DemandSpec, Float32, Float64, Ints, State
@@ -82,11 +82,12 @@ class RiverLinear(Busiest[_Pair]):
         return out
 
     def adapt(self, window: Window) -> None:
-        """Each member learns the closed bucket once, from what was known at one of the probes before it (they take turns)."""
+        """Each member learns the closed bucket once, from what was known some steps before it (all steps up to the last probe take turns)."""
         # A member's own one-step forecast of the closed bucket, where stock cut it short.
         y = window.wanted(np.nan_to_num(self.slots.f32("next")[window.slots]))
         self._newborn.learn(window)
-        probe = self.spec.probes[window.closed % len(self.spec.probes)]
+        steps = turns(self.spec.probes, window.closed)
+        probe = steps[window.closed % len(steps)]
         self._learn(window, probe, y.astype(np.float64))
         self._rank(window, y)
         self._read()

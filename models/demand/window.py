@@ -135,7 +135,8 @@ class Window:
         at = step - (self.panel.closed - self.closed)
         if not 0 <= at < len(self.panel.steps):
             raise ValueError(f"the panel knows the calendar of steps 0 to {len(self.panel.steps) - 1} of its own; got step {at}")
-        return self.panel.steps[at]
+        step_of: Float32 = self.panel.steps[at]
+        return step_of
 
     def past(self, name: str, bucket: int) -> Float32:
         """float32[n], what was counted beside units in a closed bucket; zeros for buckets that its ring no longer holds.

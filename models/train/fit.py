@@ -225,5 +225,5 @@ def members(layout: Layout, levels: tuple[float, ...], shape: Shape, seed: int) 
     made = []
     for number in range(shape.members):
         torch.manual_seed(seed + number)
-        made.append(Member(layout, len(levels), shape))
+        made.append(Member(layout, len(levels), shape).eval())
     return made

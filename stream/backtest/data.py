@@ -184,6 +184,17 @@ def _shown(values: NDArray[Any], columns: int) -> NDArray[Any]:
     return _frozen(values[:, :columns])
 
 
+def without_censored(data: Dataset) -> Dataset:
+    """The same history with censored steps unknown: for methods that would take them for demand.
+
+    Args:
+        data: the history.
+    """
+    if data.censored is None:
+        return data
+    return replace(data, y=_frozen(np.where(data.censored, np.nan, data.y)))
+
+
 def select(data: Dataset, rows: Sequence[int] | Ints) -> Dataset:
     """The same history of some of its items.
 

@@ -59,6 +59,8 @@ class Method(Protocol):
     note: str
     """How its quantiles come about and what else a reader must know; one sentence or none."""
 
+    # A method with a true attribute `learns_bounds` is shown what was sold in censored steps too; to the others these are unknown.
+
     def run(self, views: Sequence[View], task: Task, tell: Tell) -> Iterator[RoundForecast]:
         """Forecasts all rounds in order. A later round's view holds what an earlier one does not: a method may carry what it has learnt
         on from round to round, and must not let a round know a later view.

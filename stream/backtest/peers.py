@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from stream.backtest.boosted import ENDS, Boosted, BoostedMape
-from stream.backtest.data import Dataset, View, select
+from stream.backtest.data import Dataset, View, select, without_censored
 from stream.backtest.library import Intermittent, WithIntervals
 from stream.backtest.method import Method, RoundForecast, Task, Tell
 from stream.backtest.nowcart import Nowcart
@@ -80,7 +80,8 @@ class Sampled:
         sample = f"on a sample of {count} of {len(data.items)} items, evenly spaced by volume: compare it by the paired differences"
         self.note = f"{method.note}; {sample}" if method.note else sample
         self._method = method
-        self._data = data
+        self.learns_bounds: bool = getattr(method, "learns_bounds", False)
+        self._data = data if self.learns_bounds else without_censored(data)
         ranked = np.argsort(np.nansum(data.y, axis=1), kind="stable")
         self._rows = np.sort(ranked[np.linspace(0, len(ranked) - 1, count).round().astype(np.int64)])
 

@@ -97,7 +97,7 @@ def _read_text(path: Path, delimiter: str, names: Sequence[str]) -> pa.Table:
     _require(path, header, names)
     return pcsv.read_csv(
         str(path),
-        parse_options=pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=False),
+        parse_options=pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=pcsv.ConvertOptions(
             include_columns=list(names), column_types={name: pa.string() for name in names}, strings_can_be_null=False
         ),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.backtest.data import Bools, Dataset, Floats, Ints, Round, View
+from stream.backtest.data import Bools, Dataset, Floats, Ints, Round, View, without_censored
 from stream.backtest.method import Method, RoundForecast, Task
 from stream.backtest.paired import Difference, paired_difference
 from stream.backtest.points import point_mape
@@ -68,6 +68,7 @@ def backtest(
         progress: is told what is done.
     """
     views = [View(data, one) for one in rounds]
+    open_views = views if data.censored is None else [View(without_censored(data), one) for one in rounds]
     actual = np.array([data.y[:, one.cut : one.cut + one.horizon] for one in rounds])
     scored = np.isfinite(actual) & np.array([view.present for view in views])[:, :, None]
     if data.censored is not None:
@@ -78,7 +79,8 @@ def backtest(
         progress(method.name, 0.0)
         began = time.monotonic()
         made = []
-        for one in method.run(views, task, lambda share, name=method.name: progress(name, share)):  # type: ignore[misc]
+        mine = views if getattr(method, "learns_bounds", False) else open_views
+        for one in method.run(mine, task, lambda share, name=method.name: progress(name, share)):  # type: ignore[misc]
             made.append(one)
             progress(method.name, len(made) / len(views))
         result.outcomes.append(_outcome(method, made, views, task, time.monotonic() - began))

@@ -80,6 +80,9 @@ def read_time_column(columns: Columns, name: str, zone: Zone) -> Times:
         if np.isfinite(whole).all() and (whole == np.floor(whole)).all() and (np.abs(whole) < 2**53).all():
             column = pa.array(whole.astype(np.int64))
             kind = column.type
+    if is_text(column):
+        trimmed = pc.utf8_trim_whitespace(column)
+        column = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
     if column.null_count:
         raise UserError(
             f'the column "{name}" (--time) must hold a time in every row; it is empty in {columns.rows(_nulls(column))} of {columns.path}'
@@ -87,8 +90,8 @@ def read_time_column(columns: Columns, name: str, zone: Zone) -> Times:
     encoded = column.dictionary_encode()
     values, code = encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     numeric = compact = False
-    if is_text(column) and pc.all(pc.match_substring_regex(pc.utf8_trim_whitespace(values), _WHOLE)).as_py():
-        values = pc.cast(pc.utf8_trim_whitespace(values), pa.int64())
+    if is_text(column) and pc.all(pc.match_substring_regex(values, _WHOLE)).as_py():
+        values = pc.cast(values, pa.int64())
     if pa.types.is_integer(values.type):
         moments = values.cast(pa.int64()).to_numpy(zero_copy_only=False).astype(np.int64)
         compact = _is_compact(moments)

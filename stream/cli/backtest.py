@@ -26,6 +26,11 @@ LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 TOTALS = (7, 14)
 """As [demand] totals has them."""
 MODELS = "nowcart,seasonal_naive"
+KNOWN = (
+    *("nowcart", "mean", "naive", "seasonal_naive", "zeros", "empirical_quantiles", "empirical_quantiles_56", "empirical_quantiles_84"),
+    *("auto_ets", "auto_theta", "auto_arima", "mstl", "croston_sba", "tsb", "lightgbm", "lightgbm_mape"),
+)
+"""As stream.backtest.peers has them, which takes too long to be asked for --help."""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -35,9 +40,10 @@ def add(subparsers: Subparsers) -> None:
         "backtest",
         run,
         "cut a history into rounds, forecast each from what lay before it, and score that, beside other methods",
-        "nowcart backtest sales.parquet --item store,brand --time week --target units --freq W --horizon 2 \\\n"
-        "    --rounds 10 --step 2 --gap 1 --until 156 --known price,deal,feat --static category --season 52 \\\n"
-        "    --models nowcart,seasonal_naive,lightgbm,auto_arima --predictions out.parquet --json out.json --report out.html",
+        "nowcart backtest sales.csv --item sku --time day --target units --fill zero --horizon 14 --step 13 --report out.html\n"
+        "nowcart backtest sales.parquet --item store,brand --time week --target units --freq W --horizon 2 --rounds 10 --step 2 --gap 1 "
+        "--until 156 --known price,deal,feat --static category --season 52 --models nowcart,seasonal_naive,lightgbm,auto_arima@50 "
+        "--predictions out.parquet --json out.json --report out.html",
     )
     parser.add_argument(
         "file",
@@ -85,7 +91,7 @@ def add(subparsers: Subparsers) -> None:
         metavar="A,B",
         type=_names,
         default=_names(MODELS),
-        help=f"compared; NAME@N forecasts a sample of N items; --models help lists them (default: {MODELS})",
+        help=f"compared, of {', '.join(KNOWN)}; NAME@N: on a sample of N items (default: {MODELS})",
     )
     models.add_argument("--quantiles", metavar="P,Q", type=_levels, default=LEVELS, help=f"levels (default: {','.join(map(str, LEVELS))})")
     models.add_argument(
@@ -109,13 +115,10 @@ def run(args: argparse.Namespace) -> int:
     """Reads, cuts, forecasts, scores, prints."""
     from stream.backtest.data import cut_rounds
     from stream.backtest.out import write_json, write_predictions
-    from stream.backtest.peers import METHODS, make_methods
+    from stream.backtest.peers import make_methods
     from stream.backtest.run import backtest, summary
     from stream.backtest.shape import read_dataset, step_of
 
-    if args.models == ("help",):
-        print("\n".join(METHODS))
-        return 0
     for path in (args.predictions, args.json, args.report):
         _require_folder(path)
     read = read_dataset(args.file, layout_of(args))

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stream.cli.bench_forecast import measure_forecasts
 from stream.cli.frame import Subparsers, add_command, positive, progress_bar
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def add(subparsers: Subparsers) -> None:
         "bench",
         run,
         "measure throughput and latency of the whole engine on this machine, beside the limit of its Kafka client",
-        "nowcart bench\nnowcart bench --kafka localhost:9092 --json bench.json\nnowcart bench --restore",
+        "nowcart bench\nnowcart bench --kafka localhost:9092 --json bench.json\nnowcart bench --restore\nnowcart bench --forecast",
         graceful=True,
     )
     parser.add_argument(
@@ -52,6 +53,13 @@ def add(subparsers: Subparsers) -> None:
         help="instead: how long a restart from a snapshot of many items takes, what an item takes, and what snapshots cost",
     )
     parser.add_argument("--items", type=positive(int), default=1_000_000, help="with --restore: items of the snapshot (default: 1000000)")
+    parser.add_argument(
+        "--forecast",
+        action="store_true",
+        help="instead: forecasts a second by all experts, council and calibration, and where the time of a tick goes; needs no Kafka",
+    )
+    parser.add_argument("--forecast-items", type=positive(int), default=100_000, metavar="N", help="with --forecast (default: 100000)")
+    parser.add_argument("--processes", type=positive(int), default=2, help="with --forecast: partitions, a process each (default: 2)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results there too")
 
 
@@ -62,9 +70,12 @@ def run(args: argparse.Namespace) -> int:
 
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise UserError(f"--json must name a file in a folder that is there; got {args.json}")
-    with EmbeddedBroker() if args.kafka is None else nullcontext() as broker:
-        measure = _measure_restore if args.restore else _measure
-        results = measure(args, broker.bootstrap_servers if broker is not None else args.kafka)
+    if args.forecast:
+        results = measure_forecasts(args)
+    else:
+        with EmbeddedBroker() if args.kafka is None else nullcontext() as broker:
+            measure = _measure_restore if args.restore else _measure
+            results = measure(args, broker.bootstrap_servers if broker is not None else args.kafka)
     if args.json is not None and results:
         try:
             args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

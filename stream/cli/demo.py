@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nowcart")
 
-ITEMS, RATE = 150, 200.0
+ITEMS, RATE, SERVE_PORT = 150, 200.0, 8080
 _FRAME_SECONDS = 0.25
 _STATUS_SECONDS = 3.0
 _FORECAST_PATIENCE_SECONDS = 60.0
@@ -41,6 +41,13 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--rate", type=positive(float), default=RATE, help=f"clickstream events a second (default: {RATE:.0f})")
     parser.add_argument("--items", type=positive(int), default=ITEMS, help=f"items of the shop (default: {ITEMS})")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same shop (default: 1)")
+    parser.add_argument(
+        "--serve-port",
+        type=_port,
+        default=SERVE_PORT,
+        metavar="N",
+        help=f"of the live page; 0: none (default: {SERVE_PORT}, or any that is free)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from stream.demo.show import Demo
 
     console = Console()
-    demo = Demo(args.items, args.rate, args.seed)
+    demo = Demo(args.items, args.rate, args.seed, args.serve_port)
     with demo:
         if console.is_terminal and not console.is_dumb_terminal:
             _draw(demo, console, args)
@@ -90,7 +97,7 @@ def _draw(demo: Demo, console: Console, args: argparse.Namespace) -> None:
 def _tell(demo: Demo, args: argparse.Namespace) -> None:
     from stream.demo.view import status
 
-    told, where = -_STATUS_SECONDS, False
+    told, where, page = -_STATUS_SECONDS, False, False
     first: float | None = None
     while True:
         figures = demo.look()
@@ -99,6 +106,9 @@ def _tell(demo: Demo, args: argparse.Namespace) -> None:
             where = True
             print(f"metrics: {figures.metrics_url}")
             print(f"topics: kcat -b {figures.bootstrap_servers} -C -t {figures.prefix}demand   (also intent, spikes, deadletter)")
+        if figures.page_url and not page:
+            page = True
+            print(f"live page: {figures.page_url}")
         if first is None and (first := figures.first_forecast_seconds) is not None:
             print(f"first forecast after {first:.1f} s")
         if done or figures.up_seconds - told >= _STATUS_SECONDS:
@@ -134,3 +144,9 @@ def _notes(figures: Figures) -> Iterator[None]:
             log.addHandler(handler)
         for record in kept:
             log.handle(record)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"must be a port, from 0 to 65535; got {text!r}")
+    return int(text)

@@ -18,7 +18,7 @@ from typing import TextIO
 
 from stream.cli.frame import add_logging, signals
 
-COMMANDS = ("demo", "check", "topics", "run", "replay", "simulate", "schemas", "snapshots", "bench", "backtest", "train")
+COMMANDS = ("demo", "check", "topics", "run", "serve", "alerts", "replay", "simulate", "schemas", "snapshots", "bench", "backtest", "train")
 """In the order in which `nowcart --help` lists them; each is a module beside this one."""
 
 DONE, FAILED, MISTAKE = 0, 1, 2

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stream.config import UserError
 from stream.demo.board import BUCKET, Board
+from stream.demo.page import Page, is_installed
 from stream.demo.settings import demo_config, demo_shop, demo_topics, history_ms
 from stream.demo.view import Figures
 from stream.simulate import TOPICS, ShopSpec
@@ -81,12 +82,13 @@ class Demo:
         items: of the shop.
         rate: clickstream events a second.
         seed: the same one gives the same shop.
+        serve_port: of the live page; 0: there is none.
 
     Raises:
         UserError: no shop can be so.
     """
 
-    def __init__(self, items: int, rate: float, seed: int) -> None:
+    def __init__(self, items: int, rate: float, seed: int, serve_port: int = 0) -> None:
         self.began = time.monotonic()
         self.board = Board()
         self.lock = threading.Lock()
@@ -94,6 +96,8 @@ class Demo:
         self.latencies = Latencies()
         self.figures = Figures(phase="starting the broker")
         self._shop = self._open(items, rate, seed)
+        self._serve_port = serve_port
+        self._page: Page | None = None
         self._past_seconds = history_ms(rate) / 1000
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="demo")
@@ -122,6 +126,7 @@ class Demo:
         if self._feeder is not None and not self._stop.is_set():
             self._feeder.check()
         now, figures, report = time.monotonic(), self.figures, self._report
+        figures.page_url = self._page.url if self._page is not None else ""
         figures.up_seconds = now - self.began
         figures.now_ms = time.time_ns() // 1_000_000
         if report is None:
@@ -203,6 +208,8 @@ class Demo:
         engine = Engine(config, report)
         endpoint = stack.enter_context(_serve(config, report, engine))
         figures.metrics_url = f"http://{config.metrics.host}:{endpoint.port}/metrics"
+        if self._serve_port and is_installed():
+            self._page = stack.enter_context(Page(broker.bootstrap_servers, self._serve_port, figures.metrics_url))
         reader = threading.Thread(target=self._read, args=(config,), name="reader")
         figures.phase = "waiting for the shop"
         while not self._feeder.wait(0.1):

@@ -43,6 +43,8 @@ class Figures:
     spikes: int = 0
     now_ms: int = 0
     metrics_url: str = ""
+    page_url: str = ""
+    """Of the live page, once it is there."""
     bootstrap_servers: str = ""
     prefix: str = "nowcart."
     note: str = ""
@@ -365,7 +367,7 @@ def _footer(figures: Figures, width: int, height: int) -> Group:
     kcat = f" kcat -b {figures.bootstrap_servers} -C -t {figures.prefix}demand" if figures.bootstrap_servers else ""
     first = Text.assemble((figures.note, WARM) if figures.note else (kcat, PAST), no_wrap=True)
     topics = Text.assemble((f" topics {figures.prefix}{{demand, intent, spikes, deadletter}}", SOFT), no_wrap=True)
-    end = Text("Ctrl-C ends it ", SOFT)
+    end = Text.assemble((f"{figures.page_url}  " if figures.page_url else "", PAST), ("Ctrl-C ends it ", SOFT))
     metrics = Text.assemble((f"{figures.metrics_url} ", PAST))
     if height == 1:
         return Group(_line(width, first, Text.assemble(metrics, end) if width >= 110 else metrics))

@@ -245,6 +245,8 @@ class SpikeColumns:
     state: list[str]
     """open | resolved."""
     model_version: str
+    category: list[str | None] | None = None
+    """Of each item, where known; None: of none."""
 
     def __len__(self) -> int:
         return len(self.item)

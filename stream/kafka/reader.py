@@ -6,7 +6,7 @@ For rebuilding state (`read`), and for those who watch the outputs (`Tail`). The
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -257,11 +257,15 @@ class Tail:
             # Asked for now: what is sent after this constructor has returned is seen, however long the first fetch takes. And never a
             # logical offset (beginning, end): librdkafka may ask for it once more when it has long begun, and go back to it.
             spans = {p: span_of(self._consumer, p, properties) for p in self.partitions}
-            self._next = {p: low if from_start else high for p, (low, high) in spans.items()}
+            self._next = self._starts(spans, from_start)
             self._consumer.assign([TopicPartition(p.topic, p.partition, offset) for p, offset in self._next.items()])
         except BaseException:
             self._consumer.close()
             raise
+
+    def _starts(self, spans: Mapping[Partition, tuple[int, int]], from_start: bool) -> dict[Partition, int]:
+        """Where each partition is read from, given its first offset and its end."""
+        return {p: low if from_start else high for p, (low, high) in spans.items()}
 
     @property
     def reachable(self) -> bool:
@@ -289,6 +293,7 @@ class Tail:
                 place = Partition(event.topic(), event.partition())
                 log.warning("%s[%d] no longer holds the next offset; going on with the oldest it has", *place)
                 low = span_of(self._consumer, place, self._properties)[0]
+                self._next[place] = low  # it may be smaller: a topic that was made anew
                 self._consumer.seek(TopicPartition(place.topic, place.partition, low))
             elif error.fatal() or not (error.retriable() or error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)):
                 raise translated(error, self._properties, "reading")
@@ -307,7 +312,7 @@ class Tail:
         """Disconnects."""
         self._consumer.close()
 
-    def __enter__(self) -> Tail:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

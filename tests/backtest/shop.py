@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def table(items: int = 5, days: int = 70, seed: int = 1, late: int = 0) -> pa.Ta
             deal = int(chance.random() < 0.15)
             rate = 0 if day % 7 == 5 else (1 + 2 * item) * (1 + 0.5 * (day % 7 == 4)) * (1 + deal)
             columns["item"].append(f"i{item}")
-            columns["day"].append(np.datetime64("2024-01-01") + day)
+            columns["day"].append(date(2024, 1, 1) + timedelta(days=day))
             columns["units"].append(int(chance.poisson(rate)))
             columns["price"].append(2.0 + item - 0.5 * deal)
             columns["deal"].append(deal)

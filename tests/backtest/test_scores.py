@@ -152,7 +152,7 @@ def test_quantiles_are_finished_whole_ascending_and_not_negative() -> None:
 
 def one_way(influence: np.ndarray, names: list[object]) -> float:
     sums = {name: sum(z for z, other in zip(influence, names, strict=True) if other == name) for name in names}
-    return sum(s * s for s in sums.values()) * len(sums) / (len(sums) - 1)
+    return float(sum(s * s for s in sums.values()) * len(sums) / (len(sums) - 1))
 
 
 @given(st.integers(0, 1 << 30))

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.demand.encoder import layout_of
+from models.demand.expert import Expert
+from models.demand.network import Shape, Weights
 from models.protocol import DemandSpec, Ints, Panel
+from models.registry import DEMAND
+from models.train.fit import members
 
 LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 SCALE = 1_000_000
@@ -120,3 +125,17 @@ class Shop:
         for age in range(min(bucket + 1, self.depth - OPEN)):
             ring[(START + bucket - age) % self.depth, : self.items] = story[bucket - age]
         return ring
+
+
+def weights(wanted: DemandSpec, version: str = "tiny-1", seed: int = 0) -> Weights:
+    """A small network for a specification, drawn and never trained."""
+    layout = layout_of(wanted)
+    return Weights(version, wanted.size, layout, wanted.levels, tuple(members(layout, wanted.levels, Shape(hidden=16, step=8), seed)))
+
+
+def expert_of(name: str, wanted: DemandSpec) -> Expert:
+    """A registered expert; one that needs a trained network has a small one."""
+    expert = DEMAND[name](wanted)
+    if not expert.active:
+        expert.load(weights(wanted))
+    return expert

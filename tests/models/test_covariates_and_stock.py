@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.demand.expert import Expert
 from models.demand.window import Window
 from models.registry import DEMAND
-from tests.models.shops import SCALE, START, Shop, seasonal, spec
+from tests.models.shops import SCALE, START, Shop, expert_of, seasonal, spec
 from tests.models.test_demand_suite import equal, same
 
 honours = pytest.mark.parametrize("name", sorted(set(DEMAND) - {"global"}))
@@ -24,7 +24,7 @@ WEEK = 7
 def learnt(name: str, units: NDArray[np.float64], buckets: int, told: Mapping[str, object], **changes: object) -> tuple[Expert, Shop]:
     """An expert that has learnt the first buckets of a shop that tells more."""
     wanted = spec(**({"seasons": (WEEK,), "horizon": 14, "probes": (1, 7, 14), "totals": ()} | changes))
-    expert = DEMAND[name](wanted)
+    expert = expert_of(name, wanted)
     shop = Shop(units, wanted, expert.lookback, **told)  # type: ignore[arg-type]
     expert.resize(shop.capacity)
     for bucket in range(buckets):
@@ -46,6 +46,8 @@ def test_a_shut_step_sells_nothing_and_a_shut_bucket_teaches_nothing(name: str) 
     assert ahead.sum() == 2
     assert (found.mean[:, ahead] == 0).all()
     assert (found.quantiles[:, :, ahead] == 0).all()
+    if name.startswith("network"):
+        return  # drawn and never trained, it has no level
     # The others are level with what was sold on open days, not with a week's mean.
     opened = units[~shut[:60]].mean()
     np.testing.assert_allclose(found.mean[:, ~ahead].mean(), opened, rtol=0.08)
@@ -209,7 +211,7 @@ def test_rows_stand_alone_with_all_that_a_panel_can_tell(name: str) -> None:
     together, apart = expert.predict(panel), expert.predict(replace(panel, slots=some))
     assert apart.mean.tobytes() == np.ascontiguousarray(together.mean[some]).tobytes()
     assert apart.quantiles.tobytes() == np.ascontiguousarray(together.quantiles[some]).tobytes()
-    restored = DEMAND[name](expert.spec)
+    restored = expert_of(name, expert.spec)
     restored.restore(expert.state())
     assert equal(restored.predict(panel), together)
 

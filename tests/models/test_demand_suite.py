@@ -17,15 +17,17 @@ import models.demand
 from models.demand.expert import Expert
 from models.protocol import Distribution
 from models.registry import DEMAND
-from tests.models.shops import START, Shop, seasonal, spec
+from tests.models.shops import START, Shop, expert_of, seasonal, spec
 
 every = pytest.mark.parametrize("name", sorted(DEMAND))
+learners = pytest.mark.parametrize("name", sorted(name for name in DEMAND if not name.startswith("network")))
+"""Those that learn in the partition: a network that was drawn and never trained knows nothing of demand."""
 
 
 def trained(name: str, units: NDArray[np.float64], buckets: int, **changes: object) -> tuple[Expert, Shop]:
     """An expert that has learnt the first buckets of a shop."""
     wanted = spec(**changes)
-    expert = DEMAND[name](wanted)
+    expert = expert_of(name, wanted)
     shop = Shop(units, wanted, expert.lookback)
     expert.resize(shop.capacity)
     for bucket in range(buckets):
@@ -110,7 +112,7 @@ def test_a_forgotten_slot_is_a_fresh_one(name: str) -> None:
     units = seasonal(12, 40, seed=2)
     units[:, 11] = units[:, 3]  # the slot that was never used sees what the forgotten one sees
     wanted = spec()
-    expert = DEMAND[name](wanted)
+    expert = expert_of(name, wanted)
     shop = Shop(units, wanted, expert.lookback)
     expert.resize(12)
     shop.first[11] = START + 1_000_000  # not live until the other is forgotten
@@ -129,7 +131,7 @@ def test_a_forgotten_slot_is_a_fresh_one(name: str) -> None:
 def test_state_round_trip(name: str) -> None:
     units = seasonal(20, 60, seed=3)
     expert, shop = trained(name, units, 40)
-    other = DEMAND[name](spec())
+    other = expert_of(name, spec())
     other.restore(expert.state())
     assert same(expert.state(), other.state())
     for bucket in range(40, 60):
@@ -144,14 +146,14 @@ def test_state_of_another_configuration_is_refused(name: str) -> None:
     expert, _ = trained(name, seasonal(4, 5), 5)
     state = {key: array for key, array in expert.state().items() if key != "slot.next"}
     with pytest.raises(ValueError, match="next"):
-        DEMAND[name](spec()).restore(state)
+        expert_of(name, spec()).restore(state)
 
 
 @every
 def test_nothing_that_is_not_closed_is_read(name: str) -> None:
     units = seasonal(10, 40, seed=4)
     wanted = spec()
-    experts = [DEMAND[name](wanted) for _ in range(2)]
+    experts = [expert_of(name, wanted) for _ in range(2)]
     shops = [Shop(units, wanted, experts[0].lookback, garbage=garbage) for garbage in (0, 1_000)]
     for expert, shop in zip(experts, shops, strict=True):
         expert.resize(10)
@@ -189,7 +191,7 @@ def test_the_past_matters_and_the_future_does_not(name: str) -> None:
 )
 def test_extreme_demand(name: str, units: NDArray[np.float64]) -> None:
     wanted = spec()
-    expert = DEMAND[name](wanted)
+    expert = expert_of(name, wanted)
     shop = Shop(units, wanted, expert.lookback)
     expert.resize(4)
     for bucket in range(30):
@@ -202,7 +204,7 @@ def test_kilograms(name: str) -> None:
     random = np.random.default_rng(6)
     units = np.round(random.gamma(2.0, 0.4, (40, 6)), 3)
     wanted = spec()
-    expert = DEMAND[name](wanted)
+    expert = expert_of(name, wanted)
     shop = Shop(units, wanted, expert.lookback, fractional=True)
     expert.resize(6)
     for bucket in range(40):
@@ -213,11 +215,11 @@ def test_kilograms(name: str) -> None:
     assert 0.4 < found.mean.mean() < 1.6
 
 
-@every
+@learners
 def test_a_new_item_borrows_what_new_items_sold(name: str) -> None:
     """Items sell 9 when they are first seen and nearly nothing later; a new one must not be expected to sell 9."""
     wanted = spec(experts=(name,))
-    expert = DEMAND[name](wanted)
+    expert = expert_of(name, wanted)
     units = np.zeros((80, 60))
     units[np.arange(60), np.arange(60)] = 9
     shop = Shop(units, wanted, expert.lookback)

@@ -1,0 +1,154 @@
+"""Live sessions, bounded: how many, how long one stays after its end or in silence, and how much of its way is kept."""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import nlargest
+
+import msgspec
+
+_WAY = 40
+"""Points of a session's way that are kept."""
+_FRESH_S = 0.5
+_MOST_LISTED = 500
+
+
+class IntentRecord(msgspec.Struct, frozen=True, gc=False):
+    """What is read of a record of `intent`."""
+
+    session: str
+    issued_at_ms: int
+    p_purchase: float = 0.0
+    ended: bool = False
+    purchased: bool = False
+    bot: bool = False
+
+
+@dataclass(slots=True)
+class Session:
+    """One session."""
+
+    name: str
+    raw: bytes = b""
+    """Its newest record."""
+    issued_at_ms: int = 0
+    p_purchase: float = 0.0
+    ended: bool = False
+    purchased: bool = False
+    bot: bool = False
+    way: array[float] = field(default_factory=lambda: array("d"))
+    """Time (ms) and probability of a purchase, in turns."""
+    alias: str = ""
+    """Its pseudonym, where there are any."""
+
+
+class Sessions:
+    """Sessions by id.
+
+    Args:
+        most: at once; beyond it those leave that have been silent for longest.
+        quiet_ms: one without news for so long leaves.
+        ended_ms: one that has ended leaves after so long.
+        alias: gives a session's pseudonym; None: nobody needs any.
+        clock: seconds, ever rising.
+    """
+
+    def __init__(self, most: int, quiet_ms: int, ended_ms: int, alias: Callable[[str], str] | None, clock: Callable[[], float]) -> None:
+        self._most, self._quiet_ms, self._ended_ms, self._alias, self._clock = most, quiet_ms, ended_ms, alias, clock
+        self._known: OrderedDict[str, Session] = OrderedDict()
+        """The longest silent first."""
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._aliases: dict[str, str] = {}
+        self.newest_ms = 0
+        self.live = 0
+        self.version = 0
+        self._hot: tuple[int, float, list[Session]] = (-1, float("-inf"), [])
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def take(self, record: IntentRecord, raw: bytes) -> None:
+        """Takes a record of `intent`.
+
+        Args:
+            record: read from `raw`.
+            raw: as it came.
+        """
+        self.version += 1
+        name = record.session
+        session = self._known.pop(name, None)
+        if session is None:
+            session = Session(name)
+            if self._alias is not None:
+                session.alias = self._alias(name)
+                self._aliases[session.alias] = name
+        else:
+            self.live -= not session.ended
+            if session.ended and not record.ended:  # the id has come back: another session
+                session.way = array("d")
+        self._known[name] = session
+        session.raw, session.issued_at_ms, session.p_purchase = raw, record.issued_at_ms, record.p_purchase
+        session.ended, session.purchased, session.bot = record.ended, record.purchased, record.bot
+        self.live += not session.ended
+        self._ended.pop(name, None)
+        if session.ended:
+            self._ended[name] = None
+        session.way.extend((record.issued_at_ms, record.p_purchase))
+        if len(session.way) > 2 * _WAY:
+            del session.way[:2]
+        self.newest_ms = max(self.newest_ms, record.issued_at_ms)
+        self._let_go()
+
+    def find(self, name: str, masked: bool) -> Session | None:
+        """A session; by its pseudonym alone for whoever sees pseudonyms.
+
+        Args:
+            name: its id, or its pseudonym.
+            masked: which of them it is.
+        """
+        known = self._aliases.get(name) if masked else name
+        return self._known.get(known) if known is not None else None
+
+    def hot(self, count: int) -> list[Session]:
+        """The live sessions most likely to buy, likeliest first; neither bots nor those that have bought.
+
+        Args:
+            count: at most so many, and 500.
+        """
+        version, made, hot = self._hot
+        now = self._clock()
+        if version != self.version and now - made >= _FRESH_S:
+            candidates = (s for s in self._known.values() if not (s.ended or s.purchased or s.bot))
+            hot = nlargest(_MOST_LISTED, candidates, key=lambda session: (session.p_purchase, session.name))
+            self._hot = (self.version, now, hot)
+        return [session for session in hot if not (session.ended or session.purchased or session.bot)][:count]
+
+    def recent(self, count: int) -> list[Session]:
+        """The sessions that moved last, newest first.
+
+        Args:
+            count: at most so many.
+        """
+        newest = reversed(self._known.values())
+        return [session for session, _ in zip(newest, range(count), strict=False)]
+
+    def _let_go(self) -> None:
+        while self._known:
+            oldest = next(iter(self._known.values()))
+            if len(self._known) <= self._most and oldest.issued_at_ms >= self.newest_ms - self._quiet_ms:
+                break
+            self._drop(oldest.name)
+        while self._ended:
+            name = next(iter(self._ended))
+            if self._known[name].issued_at_ms >= self.newest_ms - self._ended_ms:
+                break
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        session = self._known.pop(name)
+        self._ended.pop(name, None)
+        self._aliases.pop(session.alias, None)
+        self.live -= not session.ended

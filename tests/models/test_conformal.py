@@ -1,0 +1,87 @@
+"""Calibration of quantiles: levels are kept on counts and on kilograms, and a change is followed whatever the delay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.conformal import Conformal, corrected, reached
+from models.counts import counts
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def kept(said: NDArray[np.float32], y: NDArray[np.float32], level: float) -> float:
+    """How far a level is from being kept, in points: share(y < q) <= p <= share(y <= q)."""
+    q = np.maximum(np.ceil(said - 1e-4), 0)
+    return 100 * (max(0.0, float((y < q).mean()) - level) + max(0.0, level - float((y <= q).mean())))
+
+
+def poisson_said(mean: float, items: int) -> NDArray[np.float32]:
+    one = np.full((1, items), mean, np.float32)
+    return counts(LEVELS).mix(one, np.zeros_like(one), np.ones_like(one), np.ones(items, np.bool_)).T
+
+
+@pytest.mark.parametrize("mean", [0.4, 3.0, 40.0])
+@pytest.mark.parametrize("off", [0.5, 1.6])
+def test_a_forecast_that_is_off_is_put_right(mean: float, off: float) -> None:
+    random = np.random.default_rng(1)
+    items = 200
+    conformal = Conformal(1, 2, LEVELS)
+    said, whole, classes = poisson_said(mean * off, items), np.ones(items, np.bool_), np.zeros(items, np.int64)
+    for _ in range(250):
+        conformal.update(0, classes, said, random.poisson(mean, items).astype(np.float32), whole)
+    y = random.poisson(mean, 20_000).astype(np.float32)
+    for place, level in enumerate(LEVELS):
+        factor = conformal.shifts()[0, 0, place]
+        x = corrected(np.full(len(y), said[place, 0]), np.full(len(y), factor), np.ones(len(y), np.bool_))
+        assert kept(x, y, level) < 4, (level, factor)
+
+
+def test_a_perfect_forecast_is_left_alone() -> None:
+    random = np.random.default_rng(2)
+    items = 300
+    conformal = Conformal(1, 1, LEVELS)
+    said, whole, classes = poisson_said(2.0, items), np.ones(items, np.bool_), np.zeros(items, np.int64)
+    for _ in range(300):
+        conformal.update(0, classes, said, random.poisson(2.0, items).astype(np.float32), whole)
+    assert np.abs(np.log(conformal.shifts()[0, 0])).max() < 0.12
+    coverage = conformal.coverage()
+    for level in LEVELS:
+        held = coverage[f"{level:g}"]
+        assert held["below"] - 0.03 <= level <= held["at_or_below"] + 0.03
+
+
+def test_a_class_that_was_never_seen_borrows_from_the_others() -> None:
+    random = np.random.default_rng(3)
+    items = 100
+    conformal = Conformal(1, 2, LEVELS)
+    said, whole, classes = poisson_said(10.0, items), np.ones(items, np.bool_), np.zeros(items, np.int64)
+    for _ in range(200):
+        conformal.update(0, classes, said, random.poisson(20.0, items).astype(np.float32), whole)
+    assert conformal.shifts()[0, 1, 2] == pytest.approx(conformal.shifts()[0, 0, 2], rel=0.1)
+    assert conformal.shifts()[0, 1, 2] > 1.5
+
+
+def test_counts_are_spread_evenly_below_themselves() -> None:
+    x = np.array([-0.5, 0.25, 1.0, 1.75, 7.0], np.float32)
+    y = np.array([0.0, 1.0, 1.0, 1.0, 1.0], np.float32)
+    assert reached(x, y, np.ones(5, np.bool_)).tolist() == [0.5, 0.25, 1.0, 1.0, 1.0]
+    assert reached(x, y, np.zeros(5, np.bool_)).tolist() == [0.0, 0.0, 0.0, 1.0, 1.0]
+
+
+def test_state_goes_on_to_the_bit() -> None:
+    random = np.random.default_rng(4)
+    one, other = Conformal(2, 3, LEVELS), Conformal(2, 3, LEVELS)
+    said, whole = poisson_said(3.0, 50), np.ones(50, np.bool_)
+    classes = random.integers(0, 3, 50)
+    for tick in range(20):
+        one.update(tick % 2, classes, said, random.poisson(4.0, 50).astype(np.float32), whole)
+    other.restore(one.state())
+    y = random.poisson(4.0, 50).astype(np.float32)
+    for conformal in (one, other):
+        conformal.update(0, classes, said, y, whole)
+    assert one.shifts().tobytes() == other.shifts().tobytes()
+    with pytest.raises(ValueError, match="rebuild the state"):
+        Conformal(1, 3, LEVELS).restore(one.state())
