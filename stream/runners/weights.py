@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -239,8 +239,7 @@ class ModelReader:
             fetched = tail.fetch(1_000, 0.5 if not ends else 0.05)
             heard = [future for messages in fetched.batches for future in tell(self.library.hear, messages)]
             if ends and fetched.ends:
-                for future in heard:
-                    future.result()
+                wait(heard)
                 ends -= fetched.ends.keys()
 
 
