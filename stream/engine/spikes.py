@@ -27,6 +27,8 @@ _DISCOVERY = 0.05
 """Share of a tick's alerts that may be false where many items alert at once."""
 _LOOK = 1.5
 """Deviance from which on a tail is worth its computing."""
+_SUSPICIOUS = 2.5
+"""-log10 of a likelihood from which on a bucket teaches nothing, or a slow rise would be learnt before it is found."""
 _ORDINARY = 4.0
 """Logarithm of the odds for 'over' against 'goes on' at which an alert is resolved."""
 _REST = 2
@@ -196,7 +198,8 @@ class SpikeDetector:
             ratio[side, places] = np.maximum(sold, 0.3) / np.maximum(meant, 1e-6)
         changed = self._change(bucket, expected.mean, score, began, ratio, quiet & judged)
         self.before[:, slots] = np.where(judged, score, 0)
-        taught = (self.level[slots] == QUIET) & ~known & (not bucket.shut)
+        calm = np.maximum(score[0], score[1]) < _SUSPICIOUS
+        taught = (self.level[slots] == QUIET) & ~known & calm & (not bucket.shut)
         self.baseline.learn(slots, lines, bucket.forecast, expected, bucket.stocked, taught, bucket.price)
         places, p_value, over = changed
         return Changed(
