@@ -49,11 +49,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     data: Data
     metrics: dict[str, Any]
     """On the newest part of the data, by a twin that was not trained on it: {"network": Scores, "untrained": Scores, "held_out": {"from_ms",
-<<<<<<< HEAD
-    "until_ms", "forecasts"}}."""
-=======
     "until_ms"}}."""
->>>>>>> train
     recipe: dict[str, Any]
     """How it was fitted: epochs, batch, pretraining, fine-tuning, early stopping."""
     seed: int
