@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from models.demand.encoder import Layout, layout_of
-from models.demand.network import Member, Weights
+from models.demand.network import Weights
 from models.train.fit import Examples
 from models.train.recorder import Recorder
 from models.train.trainer import Trainer
@@ -31,6 +31,7 @@ class Nowcart:
     """The forecast engine."""
 
     name = "nowcart"
+    learns_bounds = True
     note = "the engine on the road that runs live: network, council and calibration anew in every round"
 
     def __init__(self, members: int = 4) -> None:
@@ -204,6 +205,3 @@ def _forecast(view: View, task: Task, found: Sequence[DemandColumns]) -> RoundFo
     for values in blank:
         values[~view.present] = np.nan
     return RoundForecast(view.round.number, mean, quantiles, totals, weights=weights)
-
-
-__all__ = ["Member", "Nowcart"]

@@ -14,6 +14,7 @@ from stream.backtest.method import Method, RoundForecast, Task, Tell
 from stream.backtest.nowcart import Nowcart
 from stream.backtest.residuals import WithResiduals
 from stream.backtest.simple import EmpiricalQuantiles, Mean, Naive, SeasonalNaive, Zeros
+from stream.backtest.textbook import TextbookMethod
 from stream.tables import UserError, nearest
 
 METHODS: dict[str, Callable[[], Method]] = {
@@ -31,6 +32,10 @@ METHODS: dict[str, Callable[[], Method]] = {
     "mstl": lambda: WithIntervals("mstl"),
     "croston_sba": lambda: WithResiduals(Intermittent("croston_sba"), ends=6),
     "tsb": lambda: WithResiduals(Intermittent("tsb"), ends=6),
+    "ar_k": lambda: TextbookMethod("ar_k"),
+    "mlp": lambda: TextbookMethod("mlp"),
+    "lstm": lambda: TextbookMethod("lstm"),
+    "gru": lambda: TextbookMethod("gru"),
     "lightgbm": Boosted,
     "lightgbm_mape": lambda: WithResiduals(BoostedMape(), "trained on MAPE itself", ENDS),
 }
