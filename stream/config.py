@@ -113,6 +113,12 @@ class Intent(msgspec.Struct, frozen=True):
     thresholds: tuple[float, ...] = (0.5,)
     """Probabilities whose crossing is published whatever the delta."""
     max_sessions: int = 1_000_000
+    label: str = "clickstream"
+    """Where a session's purchases are told: clickstream | orders."""
+    label_delay_ms: int = 0
+    """How long after a session's end an order of it may still arrive."""
+    weights: str = ""
+    """A file of trained weights of the recurrent model; empty: it is drawn, and learns its heads alone."""
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -329,14 +335,18 @@ def _bucket(table: Table) -> Bucket:
 
 
 def _intent(root: Table) -> Intent:
-    table = root.table("intent", ("session_gap", "publish", "publish_delta", "thresholds", "max_sessions"))
+    table = root.table("intent", ("session_gap", "publish", "publish_delta", "thresholds", "max_sessions", "label", "label_delay", "weights"))
     usual = Intent()
+    label = table.text("label", usual.label, allowed=("clickstream", "orders"))
     return Intent(
         session_gap_ms=table.duration("session_gap", usual.session_gap_ms, least_ms=SECOND_MS),
         publish=table.text("publish", usual.publish, allowed=("every_event", "on_change")),
         publish_delta=table.share("publish_delta", usual.publish_delta),
         thresholds=table.shares("thresholds", usual.thresholds),
         max_sessions=table.whole("max_sessions", usual.max_sessions, least=1),
+        label=label,
+        label_delay_ms=table.duration("label_delay", 10 * MINUTE_MS if label == "orders" else 0),
+        weights=table.text("weights", usual.weights),
     )
 
 

@@ -37,9 +37,10 @@ WALLS: dict[str, tuple[str, ...]] = {
     "s3fs": ("stream.state.folder",),
     "argparse": ("stream.cli",),
     "rich": ("stream.cli", "stream.demo"),
-    "plotly": ("stream.backtest.report",),
+    "plotly": ("stream.backtest.report", "stream.backtest.intent_report"),
     "statsforecast": ("stream.backtest.library",),
-    "lightgbm": ("stream.backtest.boosted",),
+    "lightgbm": ("stream.backtest.boosted", "stream.backtest.intent_peers"),
+    "xgboost": ("stream.backtest.intent_peers",),
 }
 """One package, one place that knows it."""
 

@@ -25,6 +25,7 @@ from stream.kafka.log import Messages, Partition, Records
 from stream.mapping import Decoder
 from stream.records import HEADERS, dead_letter_headers, encode_intent, fit_dead_letter
 from stream.runners.stage import Shard, Step, Stopwatch
+from stream.runners.weights import load_intent
 
 GRAIN_MS = 15 * 60_000
 """Activity rows are never coarser: local days of every zone are sums of them."""
@@ -48,6 +49,7 @@ class IngestObserver(Protocol):
     def dead_letter(self, source: str, reason: str, messages: int) -> None: ...
     def late(self, source: str, outcome: str, events: int) -> None: ...
     def sessions_live(self, sessions: int) -> None: ...
+    def intent_calibration_error(self, ratio: float) -> None: ...
     def evicted(self, kind: str, slots: int) -> None: ...
     def model(self, model: str, version: str, device: str) -> None: ...
 
@@ -291,6 +293,7 @@ class IngestStage:
         prefix = config.output.prefix
         self.intent_topic, self.activity_topic, self.deadletter_topic = (f"{prefix}{name}" for name in ("intent", "activity", "deadletter"))
         self.agreement = agreement(config)
+        self.weights = load_intent(config.intent.weights, FEATURES) if config.intent.weights else None
         self.roster = [
             activity.Source(source.name, p)
             for source in config.sources.values()
@@ -321,7 +324,8 @@ class IngestStage:
         )
         book = None
         if source.kind == "clickstream":
-            scorer = IntentScorer(IntentSpec(features=FEATURES), pick(self.config.device.name))
+            spec_of_intent = IntentSpec(features=FEATURES)
+            scorer = IntentScorer(spec_of_intent, pick(self.config.device.name), self.weights)
             self.stopwatch.watch("model", scorer, "score", "settle")
             self.observer.model("intent", scorer.version, self.config.device.name)
             session = SessionSpec(
@@ -330,9 +334,18 @@ class IngestStage:
                 publish_delta=intent.publish_delta,
                 thresholds=intent.thresholds,
                 by_user="session" not in source.fields,
+                label=intent.label,
+                label_delay_ms=intent.label_delay_ms,
+                positions=spec_of_intent.positions,
+                expected=True,
             )
             book = SessionBook(session, scorer, scorer.version)
         return IngestShard(activity.Source(source.name, partition.partition), source.kind, spec, book)
+
+    def scorers(self, works: Sequence[IngestWork]) -> list[IntentScorer]:
+        """The intent scorers of these partitions."""
+        models = [work.engine.book.model for work in works if work.engine.book is not None]
+        return [model for model in models if isinstance(model, IntentScorer)]
 
     def observe(self, shards: Mapping[Partition, Shard]) -> None:
         works = [work for work in shards.values() if isinstance(work, IngestWork)]
@@ -340,4 +353,8 @@ class IngestStage:
             if work.engine.book is not None:
                 self.observer.evicted("session", work.engine.book.evicted)
                 work.engine.book.evicted = 0
+        errors = [scorer.calibration_error_ratio() for scorer in self.scorers(works)]
+        known = [error for error in errors if not np.isnan(error)]
+        if known:
+            self.observer.intent_calibration_error(float(np.mean(known)))
         self.observer.sessions_live(sum(work.engine.book.live for work in works if work.engine.book is not None))
