@@ -117,6 +117,8 @@ class Intent(msgspec.Struct, frozen=True):
     """Where a session's purchases are told: clickstream | orders."""
     label_delay_ms: int = 0
     """How long after a session's end an order of it may still arrive."""
+    next_items: int = 0
+    """How many items that are likely to come next each record names."""
     weights: str = ""
     """A file of trained weights of the recurrent model; empty: it is drawn, and learns its heads alone."""
 
@@ -227,12 +229,13 @@ def parse(values: dict[str, Any]) -> Config:
     state = root.table("state", ("url", "snapshot_interval", "keep"))
     metrics = root.table("metrics", ("host", "port"))
     device = root.table("device", ("name",))
+    intent = _intent(root)
     config = Config(
         kafka=_kafka(root),
         time=_time(root),
-        sources=_sources(root),
+        sources=_sources_of(root, intent),
         demand=_demand(root),
-        intent=_intent(root),
+        intent=intent,
         models=Models(models.whole("river_items", Models().river_items)),
         activity=Activity(activity.whole("partitions", Activity().partitions, least=1, most=10_000)),
         output=_output(root),
@@ -295,6 +298,24 @@ def _sources(root: Table) -> dict[str, Source]:
     return {name: read_source(tables, name) for name in tables.values}
 
 
+def _sources_of(root: Table, intent: Intent) -> dict[str, Source]:
+    """The sources; where orders are what sessions come to, both pass through one internal topic, in which their order stands."""
+    sources = _sources(root)
+    if intent.label != "orders":
+        return sources
+    clicks = [source for source in sources.values() if source.kind == "clickstream"]
+    orders = [source for source in sources.values() if source.kind == "orders"]
+    if not clicks or not orders:
+        kinds = ", ".join(sorted({source.kind for source in sources.values()}))
+        raise ConfigError(f'intent.label = "orders" needs a source of kind clickstream and one of kind orders; the sources are {kinds}')
+    key = "session" if "session" in clicks[0].fields else "user"
+    for source in (*clicks, *orders):
+        if key not in source.fields or (key == "user" and "session" in source.fields and source.kind == "clickstream"):
+            name = join(join("sources", source.name), "fields")
+            raise ConfigError(f'intent.label = "orders" needs orders that name the {key} of the clickstream: map {name}.{key}')
+    return {name: msgspec.structs.replace(s, repartition=True) if s.kind == "clickstream" else s for name, s in sources.items()}
+
+
 def _demand(root: Table) -> Demand:
     table = root.table("demand", ("from", "totals", "quantiles", "buckets", "forget_after", "max_items"))
     usual = Demand()
@@ -335,7 +356,7 @@ def _bucket(table: Table) -> Bucket:
 
 
 def _intent(root: Table) -> Intent:
-    table = root.table("intent", ("session_gap", "publish", "publish_delta", "thresholds", "max_sessions", "label", "label_delay", "weights"))
+    table = root.table("intent", ("session_gap", "publish", "publish_delta", "thresholds", "max_sessions", "label", "label_delay", "next_items", "weights"))
     usual = Intent()
     label = table.text("label", usual.label, allowed=("clickstream", "orders"))
     return Intent(
@@ -346,6 +367,7 @@ def _intent(root: Table) -> Intent:
         max_sessions=table.whole("max_sessions", usual.max_sessions, least=1),
         label=label,
         label_delay_ms=table.duration("label_delay", 10 * MINUTE_MS if label == "orders" else 0),
+        next_items=table.whole("next_items", usual.next_items, most=20),
         weights=table.text("weights", usual.weights),
     )
 

@@ -110,7 +110,7 @@ class IntentScorer:
     def _keep(self, runs: SessionRuns, said: Float64, mixed: Float64) -> None:
         rows = np.flatnonzero(np.isin(runs.position, self._probes.positions))
         together = np.log(mixed[:, rows] / (1 - mixed[:, rows]))
-        kept = np.concatenate([said[:, :, rows].reshape(-1, len(rows)), together]).T
+        kept = np.concatenate([said[:, :, rows].reshape(len(self.members) * len(HEADS), len(rows)), together]).T
         self._probes.keep(SessionRuns(runs.slot[rows], runs.position[rows], runs.x[rows]), np.ascontiguousarray(kept, dtype=np.float32))
 
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:

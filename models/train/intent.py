@@ -49,11 +49,12 @@ class Sessions:
 class Training:
     """How it is trained."""
 
-    epochs: int = 6
+    epochs: int = 8
     batch: int = 256
-    rate: float = 6e-3
-    decay: float = 1e-4
-    embedding_decay: float = 3e-3
+    rate: float = 5e-3
+    decay: float = 0.03
+    embedding_rate: float = 0.5
+    embedding_decay: float = 1e-3
     held: float = 0.15
     """Share of the sessions, the newest, that the card's losses are measured on."""
     seed: int = 1
@@ -68,7 +69,7 @@ def fit_intent(
         sessions: in order of their starts; at least one buys and one does not.
         training: how.
         version: the weights' name.
-        progress: told (epoch, mean loss).
+        progress: told (epoch, log loss on the newest sessions).
 
     Returns:
         The weights, and a card: what they were trained on and what they lost on the newest sessions, which they had not seen.
@@ -84,13 +85,17 @@ def fit_intent(
     held = count - max(1, int(count * how.held))
     card: dict[str, Any] = {"version": version, "sessions": count, "buyers": bought, "events": int(sessions.begin[-1])}
     model = _Model(sessions, how)
-    losses = []
+    losses, best = [], (np.inf, model.copy())
     for epoch in range(how.epochs):
         loss = model.epoch(np.arange(held), epoch)
-        losses.append(round(loss, 6))
-        progress(epoch, loss)
+        unseen = model.report(model.plain(), np.arange(held, count))["log_loss"]
+        losses.append([round(loss, 6), unseen])
+        if unseen < best[0]:
+            best = (unseen, model.copy())
+        progress(epoch, unseen)
+    model.take(best[1])
     weights = model.weights(version, np.arange(held))
-    card |= {"epoch_losses": losses, "held_out": model.report(weights, np.arange(held, count)), "features": sessions.x.shape[1]}
+    card |= {"epoch_losses": losses, "held_out": model.report(weights.heads, np.arange(held, count)), "features": sessions.x.shape[1]}
     return weights, card
 
 
@@ -111,8 +116,9 @@ class _Model:
         self.values = {name: torch.nn.Parameter(torch.tensor(value, dtype=torch.float32)) for name, value in values.items()}
         tables = [self.values["item"], self.values["category"]]
         others = [value for name, value in self.values.items() if name not in ("item", "category")]
-        groups = [{"params": others, "weight_decay": how.decay}, {"params": tables, "weight_decay": how.embedding_decay}]
-        self.optimizer = torch.optim.AdamW(groups, lr=how.rate)
+        self.optimizer = torch.optim.AdamW(others, lr=how.rate, weight_decay=how.decay)
+        # Plain gradients: an item that was seen ten times moves by what ten events say, not by Adam's full step.
+        self.embeddings = torch.optim.SGD(tables, lr=how.embedding_rate, weight_decay=how.embedding_decay)
 
     def batches(self, chosen: Ints, shuffle: bool) -> Iterator[Ints]:
         """Sessions of about one length together: little is padded."""
@@ -174,9 +180,11 @@ class _Model:
             share = len(part) * 4.0
             loss = sums[0] / share + 0.3 * sums[1] / share
             self.optimizer.zero_grad(set_to_none=True)
+            self.embeddings.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(list(self.values.values()), 1.0)
             self.optimizer.step()
+            self.embeddings.step()
             with torch.no_grad():
                 self.values["item"][0] = 0
                 self.values["category"][0] = 0
@@ -210,11 +218,25 @@ class _Model:
                     heads[head] -= solve(curvature[head] + 5.0 * np.eye(INNER + 1), gradient[head])
         return IntentWeights(version=version, mean=self.mean, scale=self.scale, heads=heads, curvature=curvature, **arrays)
 
-    def report(self, weights: IntentWeights, chosen: Ints) -> dict[str, float]:
+    def plain(self) -> Float64:
+        """float64[2, INNER + 1], the heads as they are."""
+        return self.values["heads"].detach().numpy().T.astype(np.float64)
+
+    def copy(self) -> dict[str, torch.Tensor]:
+        """All values as they are."""
+        return {name: value.detach().clone() for name, value in self.values.items()}
+
+    @torch.no_grad()
+    def take(self, values: dict[str, torch.Tensor]) -> None:
+        """Takes what copy() gave."""
+        for name, value in values.items():
+            self.values[name].copy_(value)
+
+    def report(self, heads: Float64, chosen: Ints) -> dict[str, float]:
         """Log loss of purchase over all events at risk, and that of the base rate."""
         lost, rows, bought = 0.0, 0.0, 0.0
         for x, label, risk in self.inner_rows(chosen):
-            p = sigmoid(x @ weights.heads[0])
+            p = sigmoid(x @ heads[0])
             lost -= float((risk[:, 0] * np.log(np.where(label[:, 0] > 0, p, 1 - p))).sum())
             rows, bought = rows + float(risk[:, 0].sum()), bought + float((risk * label)[:, 0].sum())
         base = min(max(bought / max(rows, 1.0), 1e-9), 1 - 1e-9)

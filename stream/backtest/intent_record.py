@@ -28,6 +28,8 @@ from stream.mapping import Decoder
 POSITIONS = (1, 2, 3, 5, 10)
 LONGEST = 50
 """Events of a session that are kept."""
+NAMED = 10
+"""Items that are named as likely to come next."""
 
 Floats32 = NDArray[np.float32]
 
@@ -52,6 +54,8 @@ class Events:
     item: Ints
     category: Ints
     x: Floats32
+    named: Ints
+    """int64[events, NAMED], hashes of the items that were likely to come next, 0 for none."""
     said: Floats32
     """float32[events, models], probability of a purchase."""
     models: list[str]
@@ -158,10 +162,20 @@ class Recorder:
                 "item": runs.item[keep],
                 "category": runs.category[keep],
                 "x": runs.x[keep],
+                "named": self._named(runs, keep),
                 "said": np.concatenate([scores.purchase[None], members])[:, keep].T.astype(np.float32),
             }
         )
         return scores
+
+    def _named(self, runs: SessionRuns, keep: Ints) -> Ints:
+        """What the engine would name as next after these events; of those about an item."""
+        assert self.book is not None and runs.item is not None and runs.category is not None
+        found = np.zeros((len(keep), NAMED), np.int64)
+        if self.book.next_items is not None:
+            some = np.flatnonzero(runs.item[keep] != 0)
+            found[some] = self.book.next_items.rank(runs.item[keep][some], runs.category[keep][some], NAMED)[0]
+        return found
 
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
         assert self.book is not None
@@ -226,7 +240,8 @@ def make_shard(config: Config, source: Source, recorder: Recorder) -> IngestShar
         intent.max_sessions, config.demand.source == "clickstream",
     )  # fmt: skip
     session = SessionSpec(
-        intent.session_gap_ms, True, intent.publish_delta, intent.thresholds, "session" not in source.fields, label_delay_ms=intent.label_delay_ms
+        intent.session_gap_ms, True, intent.publish_delta, intent.thresholds, "session" not in source.fields, label_delay_ms=intent.label_delay_ms,
+        next_items=NAMED,
     )
     book = SessionBook(session, recorder, recorder.scorer.version)
     recorder.watch(book)

@@ -182,6 +182,12 @@ def show(table: dict[str, Any]) -> None:
         for name, found in table["models"].items():
             cells = [found[at].get(key) for _, key, _ in SHOWN]
             print(f"  {name:22}" + "".join(f"{'-' if cell is None else format(cell, form):>16}" for cell, (_, _, form) in zip(cells, SHOWN, strict=True)))
+    named = table["next_items"]
+    if named["n"]:
+        print(
+            f"\nnext item among the {named['named']} named: {named['hit_rate']:.1%}, mean reciprocal rank {named['mrr']:.3f} "
+            f"(the most popular ten: {named['popular_hit_rate']:.1%}, {named['popular_mrr']:.3f}); {named['n']:,} events"
+        )
     print("\nlog loss of nowcart less that of …, overall, 95 % by bootstrap over sessions")
     for name, found in table["models"].items():
         if "paired" in found:

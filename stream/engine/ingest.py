@@ -8,6 +8,7 @@ bucket; segments of activity) or, with sessions, a grain (ticks, at which the in
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -169,6 +170,17 @@ class IngestShard:
         self.reached = reached
         return done
 
+    def take_orders(self, keys: Sequence[str], time_ms: Ints, offset: Ints) -> None:
+        """Takes orders that stand in this partition's log between its rows; before `step` takes the rows around them.
+
+        Args:
+            keys: session, or user where sessions are cut from users.
+            time_ms: int64[n], of the orders.
+            offset: int64[n], ascending.
+        """
+        assert self.book is not None and self.book.orders is not None
+        self.book.orders.wait(keys, time_ms, offset)
+
     def next_mark_ms(self, time_ms: int) -> int:
         """The watermark after a row of this time."""
         return max(self.watermark_ms, time_ms - self.spec.out_of_orderness_ms)
@@ -206,6 +218,8 @@ class IngestShard:
         numbers = items.number
         if book.interest is not None and items.names:
             numbers = np.where(items.number >= 0, book.interest.number(items.names)[items.number], -1)
+        if book.next_items is not None:
+            book.next_items.meet(items.names, items.crc + 1)
         local_ms = self.spec.zone.to_local_ms(rows.time_ms)
         grain = after // self.spec.grain_ms
         moved: list[Moved] = []
@@ -215,7 +229,7 @@ class IngestShard:
                 self.grain = now
                 boundary = now * self.spec.grain_ms
                 done.intents += book.end(boundary)
-                told, released = book.tick(boundary)
+                told, released = book.tick(boundary, int(rows.offset[start]))
                 done.intents += told + book.cap(self.spec.max_sessions)
                 _note(moved, book, place, released)
             stepped = book.step(
@@ -234,7 +248,7 @@ class IngestShard:
             forever = np.iinfo(np.int64).max
             done.intents = self.book.end(forever)
             if self.book.orders is not None:
-                done.intents += self.book.tick(forever)[0]
+                done.intents += self.book.tick(forever, forever)[0]
             self.book.settle(forever)
         if self.holds:
             max_ms = None if self.max_ms == UNKNOWN else self.max_ms

@@ -51,10 +51,16 @@ class OrderBook:
         """
         self.waiting += zip(time_ms.tolist(), offset.tolist(), keys, strict=True)
 
-    def due(self, boundary_ms: int) -> list[tuple[str, int]]:
-        """Takes out the orders before the boundary: (key, time), by time and offset."""
-        due = sorted(order for order in self.waiting if order[0] < boundary_ms)
-        self.waiting = [order for order in self.waiting if order[0] >= boundary_ms]
+    def due(self, boundary_ms: int, offset: int) -> list[tuple[str, int]]:
+        """Takes out the orders before the boundary: (key, time), by time and offset.
+
+        Args:
+            boundary_ms: of their times.
+            offset: of the row that brought the tick about: what stands behind it in the log is not known yet, however the log was cut.
+        """
+        due = sorted(order for order in self.waiting if order[0] < boundary_ms and order[1] < offset)
+        gone = set(due)
+        self.waiting = [order for order in self.waiting if order not in gone]
         return [(key, time_ms) for time_ms, _, key in due]
 
     def see(self, slots: Ints, position: Ints, time_ms: Ints, fresh: Ints) -> None:

@@ -23,6 +23,7 @@ from models.protocol import IntentModel, SessionRuns
 from stream.engine.columns import Bools, Event, IntentColumns, Ints, Rows
 from stream.engine.features import FEATURES, QUICK_MS, ItemStanding, UserHistory, is_bot, log_prices, make_features
 from stream.engine.interest import Interest, micro
+from stream.engine.next_items import NextItems
 from stream.engine.orders import NEVER, OrderBook
 from stream.engine.publishing import choose_rows, reorder
 
@@ -51,6 +52,8 @@ class SessionSpec:
     """How long after its end a session's outcome may still become known."""
     positions: tuple[int, ...] = (1, 2, 3, 5, 10)
     """Of events in a session: where the models learn."""
+    next_items: int = 0
+    """How many items that are likely to come next a record names."""
     expected: bool = False
     """Whether expected purchases by item are kept."""
 
@@ -113,6 +116,7 @@ class SessionBook:
         self.standing = ItemStanding()
         self.history = UserHistory()
         self.interest = Interest() if spec.expected else None
+        self.next_items = NextItems() if spec.next_items else None
         self.orders = OrderBook(spec.positions) if spec.label == "orders" else None
         self.resize(1024)
 
@@ -261,6 +265,8 @@ class SessionBook:
             same_shelf & (kind == Event.VIEW), log_price, local_ms[order],
             self.standing.columns(hashes, shelf, log_price), (user_hash > 0)[run], sessions[run], buys[run],
         )  # fmt: skip
+        if self.next_items is not None:
+            self.next_items.see(item_before, shelf_before, hashes)
         self.standing.count(kind, hashes, shelf, log_price)
         scores = self.model.score(SessionRuns(slot[run], position, x, hashes, shelf))
 
@@ -314,8 +320,12 @@ class SessionBook:
             gone = purchased[last] | bot[last]
             p_micro = np.where(gone, 0, micro(p_purchase[last]))
             moved = self.interest.move(slot, ~continued, run, starts, kind, item[order], p_micro)
+        named = None
+        if self.next_items is not None:
+            here = hashes != 0
+            named = np.where(here, hashes, item_before), np.where(here, shelf, shelf_before)
         return Stepped(
-            self._publish(order, run, slot, chosen, position, p_purchase, p_cart, purchased, bot, begun, time, ended_runs, starts), moved
+            self._publish(order, run, slot, chosen, position, p_purchase, p_cart, purchased, bot, begun, time, ended_runs, starts, named), moved
         )
 
     def _ended_by_restart(self, new_runs: Ints, first: Bools, old_slot: Ints, slot: Ints) -> list[tuple[int, int]]:
@@ -342,6 +352,7 @@ class SessionBook:
         time: Ints,
         ended_runs: list[tuple[int, int]],
         starts: Ints,
+        shown: tuple[Ints, Ints] | None,
     ) -> list[IntentColumns]:
         records: list[IntentColumns] = []
         picked = np.flatnonzero(chosen)
@@ -361,6 +372,8 @@ class SessionBook:
                 purchased=purchased[picked],
                 bot=bot[picked],
                 model_version=self.version,
+                next_items=None if self.next_items is None or shown is None
+                else self.next_items.told(shown[0][picked], shown[1][picked], self.spec.next_items),
             )
         if not ended_runs:
             return [] if moved is None else [moved]
@@ -402,6 +415,7 @@ class SessionBook:
             purchased=purchased,
             bot=self.bots(slots),
             model_version=self.version,
+            next_items=None if self.next_items is None else [[] for _ in slot_list],
         )
 
     def end(self, watermark_ms: int) -> list[IntentColumns]:
@@ -440,17 +454,18 @@ class SessionBook:
         self.evicted += surplus
         return [self._over(over)]
 
-    def tick(self, boundary_ms: int) -> tuple[list[IntentColumns], tuple[Ints, Ints] | None]:
+    def tick(self, boundary_ms: int, offset: int) -> tuple[list[IntentColumns], tuple[Ints, Ints] | None]:
         """The watermark enters another grain: orders count, sessions that are over give back what was expected of them, those whose outcome
         is known are learnt from and forgotten, in canonical order.
 
         Args:
             boundary_ms: start of the grain that the watermark has entered; `end` was called with it.
+            offset: of the row that brought it there.
 
         Returns:
             Records of sessions that an order has turned into buyers; what expected purchases have moved by.
         """
-        told = [] if self.orders is None else self._take_orders(boundary_ms)
+        told = [] if self.orders is None else self._take_orders(boundary_ms, offset)
         moved = None
         if self.interest is not None:
             over = np.flatnonzero((self.state == _ENDED) & (self.last_ms + self.spec.gap_ms <= boundary_ms))
@@ -459,6 +474,8 @@ class SessionBook:
             self.interest.tidy(self.state != _FREE)
         self.settle(boundary_ms)
         self.standing.tick(boundary_ms // _HOUR_MS)
+        if self.next_items is not None:
+            self.next_items.tick(boundary_ms // _HOUR_MS)
         return told, moved
 
     def settle(self, boundary_ms: int) -> None:
@@ -487,13 +504,13 @@ class SessionBook:
             self.keys[s] = self.users[s] = ""
         self.free.extend(over[::-1].tolist())
 
-    def _take_orders(self, boundary_ms: int) -> list[IntentColumns]:
+    def _take_orders(self, boundary_ms: int, offset: int) -> list[IntentColumns]:
         """Orders below the boundary, by time and place in the log, to the sessions that they are of."""
         assert self.orders is not None
         reach = self.spec.gap_ms + self.spec.label_delay_ms
         hits: list[int] = []
         at: list[int] = []
-        for key, time_ms in self.orders.due(boundary_ms):
+        for key, time_ms in self.orders.due(boundary_ms, offset):
             slots = [self.index[key]] if key in self.index else []
             slots += self.orders.ended.get(key, [])
             fits = [s for s in slots if int(self.start_ms[s]) <= time_ms <= int(self.last_ms[s]) + reach]

@@ -127,6 +127,8 @@ def ingest_note(shard: IngestShard) -> State:
     own |= _below("standing.", book.standing.state()) | {"history": book.history.counts.copy()}
     if book.interest is not None:
         own |= _below("interest.names.", pack_texts(book.interest.names))
+    if book.next_items is not None:
+        own |= _below("next.", book.next_items.state()) | _below("next.text.", pack_texts(list(book.next_items.names.values())))
     if book.orders is not None:
         waiting = book.orders.waiting
         own["orders.waiting"] = np.array([[order[0] for order in waiting], [order[1] for order in waiting]], dtype=np.int64)
@@ -158,6 +160,8 @@ def _restore_book(book: SessionBook, state: Mapping[str, NDArray[Any]]) -> None:
     book.history.counts = np.array(state["history"], np.int32)
     if book.interest is not None:
         book.interest.restore(_under("interest.", state), unpack_texts(_under("interest.names.", state)))
+    if book.next_items is not None:
+        book.next_items.restore(_under("next.", state), unpack_texts(_under("next.text.", state)))
     if book.orders is not None:
         book.orders.restore(_under("orders.", state), unpack_texts(_under("orders.keys.", state)), book.ended_by_key())
     book.model.restore(_under("model.", state))

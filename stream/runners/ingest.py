@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,7 @@ from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.mapping import Decoder
 from stream.records import HEADERS, dead_letter_headers, encode_intent, fit_dead_letter
+from stream.runners.outcomes import NO_ORDERS, Orders, split_orders
 from stream.runners.stage import Shard, Step, Stopwatch
 from stream.runners.weights import load_intent
 
@@ -61,8 +62,10 @@ class _Waiting:
     decoded: Decoded
     bytes_of: dict[int, tuple[bytes | None, bytes | None]]
     """Key and value of the rejected messages, by offset."""
+    orders: Orders
     row: int = 0
     rejected: int = 0
+    order: int = 0
     counted: bool = False
 
 
@@ -73,6 +76,7 @@ class Taken:
     rows: list[Rows] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     bytes_of: dict[int, tuple[bytes | None, bytes | None]] = field(default_factory=dict)
+    orders: list[Orders] = field(default_factory=list)
     next_offset: int = 0
 
 
@@ -115,14 +119,19 @@ class IngestWork:
         return None if following is None else self.engine.next_mark_ms(following)
 
     def accept(self, messages: Messages) -> None:
-        decoded = self.decoder.decode(messages)
+        orders = NO_ORDERS
+        if self.engine.book is not None and self.engine.book.orders is not None:
+            kept, orders = split_orders(messages)
+            decoded = replace(self.decoder.decode(kept), next_offset=messages.offsets[-1] + 1)
+        else:
+            decoded = self.decoder.decode(messages)
         bytes_of: dict[int, tuple[bytes | None, bytes | None]] = {}
         if decoded.rejected:
             for bad in decoded.rejected:
                 i = bisect_left(messages.offsets, bad.offset)
                 bytes_of[bad.offset] = (messages.key(i), messages.values[i])
         self._keep_for_late(messages, decoded, bytes_of)
-        self.queue.append(_Waiting(decoded, bytes_of))
+        self.queue.append(_Waiting(decoded, bytes_of, orders))
         self.queued += len(decoded.rows)
 
     def _keep_for_late(self, messages: Messages, decoded: Decoded, bytes_of: dict[int, tuple[bytes | None, bytes | None]]) -> None:
@@ -175,6 +184,10 @@ class IngestWork:
                 last += 1
             taken.rejected += bad[head.rejected : last]
             taken.bytes_of = taken.bytes_of | head.bytes_of if taken.bytes_of else head.bytes_of
+            told = int(np.searchsorted(head.orders.offset, bound))
+            if told > head.order:
+                taken.orders.append(head.orders.cut(head.order, told))
+                head.order = told
             if count:
                 taken.rows.append(rows.cut(head.row, head.row + count))
             head.row, head.rejected = head.row + count, last
@@ -191,6 +204,8 @@ class IngestWork:
         if not self.quiet:
             for bad in taken.rejected:
                 self.stage.observer.dead_letter(source, bad.reason, 1)
+        for orders in taken.orders:
+            self.engine.take_orders(orders.keys, orders.time_ms, orders.offset)
         done = Ingested(blocks=[]) if rows is None else self.engine.step(rows)
         self._count(done)
         done.rejected = sorted([*taken.rejected, *done.rejected], key=lambda bad: bad.offset)
@@ -337,6 +352,7 @@ class IngestStage:
                 label=intent.label,
                 label_delay_ms=intent.label_delay_ms,
                 positions=spec_of_intent.positions,
+                next_items=intent.next_items,
                 expected=True,
             )
             book = SessionBook(session, scorer, scorer.version)
