@@ -15,10 +15,11 @@ from stream.backtest.intent_peers import PEERS
 from stream.backtest.intent_record import POSITIONS, Counts, Events, Piece, Recorder, replay
 from stream.backtest.intent_scores import paired, reliability, scores
 from stream.config import Config, Source
+from stream.engine.features import OPTIONAL_COLUMNS
 from stream.engine.time import DAY_MS, Zone
 from stream.tables import UserError
 
-MOST_ROWS = 400_000
+MOST_ROWS = 300_000
 """Rows that a peer is trained on, at most: the newest."""
 MAIN = "nowcart"
 
@@ -40,7 +41,7 @@ class Task:
     refit: bool = False
     """Train the recurrent model at every cut, not at the first alone."""
     peers: tuple[str, ...] = tuple(PEERS)
-    training: Training = field(default_factory=Training)
+    training: Training = field(default_factory=lambda: Training(optional=OPTIONAL_COLUMNS))
 
 
 @dataclass(slots=True)

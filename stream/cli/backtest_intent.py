@@ -32,7 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--change", metavar="SHARE", type=float, help="with --simulate: the conversion halves at this share of the time; scored from a day later on")
     group.add_argument("--train", metavar="SHARE", type=float, default=0.5, help="of the time, in front, to train on (default: 0.5)")
     group.add_argument("--blocks", metavar="N", type=positive(int), help="test-then-train over N blocks of time, pooled, all trained anew before each")
-    group.add_argument("--epochs", metavar="N", type=positive(int), default=6, help="of the recurrent model's training (default: 6)")
+    group.add_argument("--epochs", metavar="N", type=positive(int), default=8, help="of the recurrent model's training (default: 8)")
     group.add_argument("--peers", metavar="A,B", default="logistic_regression,xgboost,lightgbm", help="compared; empty: none (default: all)")
     group.add_argument("--weights", metavar="FILE", type=Path, help="where the trained weights go, for [intent] weights")
 
@@ -87,9 +87,10 @@ def run(args: argparse.Namespace) -> int:
 def _task(args: argparse.Namespace, config: Config, first_ms: int, last_ms: int, peers: tuple[str, ...]) -> Task:
     from models.train.intent import Training
     from stream.backtest.intent_run import Task, day_cuts
+    from stream.engine.features import OPTIONAL_COLUMNS
     from stream.engine.time import DAY_MS, Zone
 
-    span, training = last_ms - first_ms, Training(epochs=args.epochs)
+    span, training = last_ms - first_ms, Training(epochs=args.epochs, optional=OPTIONAL_COLUMNS)
     if args.blocks is not None:
         cuts = tuple(first_ms + span * block // args.blocks for block in range(1, args.blocks))
         return Task(cuts, 0, None, True, peers, training)
