@@ -356,7 +356,9 @@ def _bucket(table: Table) -> Bucket:
 
 
 def _intent(root: Table) -> Intent:
-    table = root.table("intent", ("session_gap", "publish", "publish_delta", "thresholds", "max_sessions", "label", "label_delay", "next_items", "weights"))
+    table = root.table(
+        "intent", ("session_gap", "publish", "publish_delta", "thresholds", "max_sessions", "label", "label_delay", "next_items", "weights")
+    )
     usual = Intent()
     label = table.text("label", usual.label, allowed=("clickstream", "orders"))
     return Intent(

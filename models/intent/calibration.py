@@ -109,5 +109,3 @@ class Calibrators:
             raise ValueError(f"calibration state must be {list(self._beta.shape)}; got {list(state['beta'].shape)}: rebuild the state")
         self._beta, self._curvature = np.array(state["beta"], np.float64), np.array(state["curvature"], np.float64)
         self._bins = np.array(state["bins"], np.float64)
-
-

@@ -113,7 +113,9 @@ class RecurrentIntent:
             weights: for the same features.
         """
         if len(weights.mean) != self.spec.features:
-            raise ValueError(f"weights of the intent model must be for {self.spec.features} features; got {len(weights.mean)}: train them anew")
+            raise ValueError(
+                f"weights of the intent model must be for {self.spec.features} features; got {len(weights.mean)}: train them anew"
+            )
         body = _Body(weights, self._device)
         body.prove()
         self._newest = (self._newest + 1) % 256

@@ -254,5 +254,3 @@ class TreeIntent:
         self._seen = int(state["seen"])
         for head, tree in zip(HEADS, self._trees, strict=True):
             tree.restore(take(state, f"{head}."))
-
-

@@ -64,7 +64,9 @@ class IntentWeights:
         """
         missing = [name for name in cls.NAMES if name not in arrays]
         if missing:
-            raise ValueError(f"weights of the intent model must have {', '.join(cls.NAMES)}; got none of {', '.join(missing)}: train them anew")
+            raise ValueError(
+                f"weights of the intent model must have {', '.join(cls.NAMES)}; got none of {', '.join(missing)}: train them anew"
+            )
         features = len(arrays["mean"])
         forms = {
             "scale": (features,),
@@ -78,7 +80,9 @@ class IntentWeights:
         }
         for name, form in forms.items():
             if arrays[name].shape != form:
-                raise ValueError(f"weights {name!r} of the intent model must be {list(form)}; got {list(arrays[name].shape)}: train them anew")
+                raise ValueError(
+                    f"weights {name!r} of the intent model must be {list(form)}; got {list(arrays[name].shape)}: train them anew"
+                )
         wide = ("heads", "curvature")
         values = {name: np.array(arrays[name], np.float64 if name in wide else np.float32) for name in cls.NAMES}
         return cls(version=version, **values)

@@ -83,7 +83,9 @@ def fit_intent(
     count = len(sessions.purchase_position)
     bought = int((sessions.purchase_position > 0).sum())
     if not 0 < bought < count:
-        raise ValueError(f"training needs sessions that buy and sessions that do not; got {bought} buyers of {count}: take a longer history")
+        raise ValueError(
+            f"training needs sessions that buy and sessions that do not; got {bought} buyers of {count}: take a longer history"
+        )
     held = count - max(1, int(count * how.held))
     card: dict[str, Any] = {"version": version, "sessions": count, "buyers": bought, "events": int(sessions.begin[-1])}
     model = _Model(sessions, how)
@@ -97,7 +99,12 @@ def fit_intent(
         progress(epoch, unseen)
     model.take(best[1])
     weights = model.weights(version, np.arange(held))
-    card |= {"epoch_losses": losses, "held_out": model.report(weights.heads, np.arange(held, count)), "features": sessions.x.shape[1], "optional_kept": model.told}
+    card |= {
+        "epoch_losses": losses,
+        "held_out": model.report(weights.heads, np.arange(held, count)),
+        "features": sessions.x.shape[1],
+        "optional_kept": model.told,
+    }
     return weights, card
 
 

@@ -68,7 +68,8 @@ def lightgbm(x: Floats32, y: Floats) -> Predict:
         raise UserError(f"lightgbm must have the package lightgbm; {error}: pip install 'nowcart[bench]'") from error
     params: dict[str, Any] = {
         "objective": "binary", "learning_rate": _RATE, "num_leaves": 15, "min_data_in_leaf": 100, "feature_fraction": 0.7, "bagging_fraction": 0.8,
-        "bagging_freq": 1, "lambda_l2": 5.0, "verbosity": -1, "num_threads": 1, "force_row_wise": True, "deterministic": True, "max_bin": 127, "seed": 1,
+        "bagging_freq": 1,
+        "lambda_l2": 5.0, "verbosity": -1, "num_threads": 1, "force_row_wise": True, "deterministic": True, "max_bin": 127, "seed": 1,
     }  # fmt: skip
     model = library.train(params, library.Dataset(x, y, params=params), num_boost_round=TREES)
     return lambda rows: np.asarray(model.predict(rows, num_threads=1), dtype=np.float64)
@@ -90,7 +91,8 @@ def xgboost(x: Floats32, y: Floats) -> Predict:
         raise UserError(f"xgboost must have the package xgboost-cpu (or xgboost); {error}: pip install 'nowcart[bench]'") from error
     params: dict[str, Any] = {
         "objective": "binary:logistic", "eta": _RATE, "max_depth": 5, "min_child_weight": 5, "subsample": 0.8, "colsample_bytree": 0.7, "lambda": 5.0,
-        "nthread": 1, "tree_method": "hist", "max_bin": 128, "seed": 1, "base_score": float(np.clip(y.mean(), 1e-6, 1 - 1e-6)),
+        "nthread": 1,
+        "tree_method": "hist", "max_bin": 128, "seed": 1, "base_score": float(np.clip(y.mean(), 1e-6, 1 - 1e-6)),
     }  # fmt: skip
     model = library.train(params, library.DMatrix(x, y), num_boost_round=TREES)
     return lambda rows: np.asarray(model.predict(library.DMatrix(rows)), dtype=np.float64)

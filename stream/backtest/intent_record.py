@@ -87,7 +87,12 @@ class Events:
         number = np.flatnonzero(chosen)
         begin = np.searchsorted(self.session[rows], np.append(number, len(chosen)))
         return Sessions(
-            self.x[rows], self.item[rows], self.category[rows], begin.astype(np.int64), self.purchase_position[number], self.cart_position[number]
+            self.x[rows],
+            self.item[rows],
+            self.category[rows],
+            begin.astype(np.int64),
+            self.purchase_position[number],
+            self.cart_position[number],
         )
 
 
@@ -240,7 +245,12 @@ def make_shard(config: Config, source: Source, recorder: Recorder) -> IngestShar
         intent.max_sessions, config.demand.source == "clickstream",
     )  # fmt: skip
     session = SessionSpec(
-        intent.session_gap_ms, True, intent.publish_delta, intent.thresholds, "session" not in source.fields, label_delay_ms=intent.label_delay_ms,
+        intent.session_gap_ms,
+        True,
+        intent.publish_delta,
+        intent.thresholds,
+        "session" not in source.fields,
+        label_delay_ms=intent.label_delay_ms,
         next_items=NAMED,
     )
     book = SessionBook(session, recorder, recorder.scorer.version)
@@ -260,12 +270,19 @@ def clickstream_of(config: Config, name: str | None) -> Source:
     """
     found = [source for source in config.sources.values() if source.kind == "clickstream" and name in (None, source.name)]
     if not found:
-        raise UserError(f"backtest --intent must have a source of kind clickstream{'' if name is None else f' named {name!r}'}; the configuration has none")
+        raise UserError(
+            f"backtest --intent must have a source of kind clickstream{'' if name is None else f' named {name!r}'}; the configuration has none"
+        )
     return found[0]
 
 
 def replay(
-    config: Config, source: Source, pieces: Iterable[Piece], at: Sequence[int], reached: Callable[[int, Recorder], None], tell: Callable[[int], None]
+    config: Config,
+    source: Source,
+    pieces: Iterable[Piece],
+    at: Sequence[int],
+    reached: Callable[[int, Recorder], None],
+    tell: Callable[[int], None],
 ) -> tuple[Events, Counts]:
     """Takes the messages through decoder and engine.
 

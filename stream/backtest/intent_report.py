@@ -77,7 +77,9 @@ def _table(table: dict[str, Any], place: str) -> str:
     rows = []
     for name, found in table["models"].items():
         values = [found[place].get(key) for _, key, _ in _COLUMNS]
-        cells = "".join(f"<td>{'–' if value is None else form.format(value)}</td>" for value, (_, _, form) in zip(values, _COLUMNS, strict=True))
+        cells = "".join(
+            f"<td>{'–' if value is None else form.format(value)}</td>" for value, (_, _, form) in zip(values, _COLUMNS, strict=True)
+        )
         rows.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
     about = f"{first['n']:,} at risk, {first['base_rate']:.2%} buy; log loss of the base rate {first['base_rate_log_loss']:.4f}."
     return f'<h2>{title}</h2><p class="soft">{about}</p><div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
@@ -93,7 +95,9 @@ def _figure(x: str, y: str) -> Any:
     from plotly.graph_objects import Figure
 
     figure = Figure()
-    figure.update_layout(height=420, margin={"l": 60, "r": 20, "t": 20, "b": 50}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
+    figure.update_layout(
+        height=420, margin={"l": 60, "r": 20, "t": 20, "b": 50}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)"
+    )
     figure.update_xaxes(title=x, gridcolor=_GRID)
     figure.update_yaxes(title=y, gridcolor=_GRID)
     return figure

@@ -69,7 +69,12 @@ def day_cuts(first_ms: int, last_ms: int, zone: Zone) -> tuple[int, ...]:
 
 
 def backtest(
-    config: Config, source: Source, pieces: Iterable[Piece], task: Task, oracle: Oracle | None = None, tell: Callable[[str, int], None] = lambda *_: None
+    config: Config,
+    source: Source,
+    pieces: Iterable[Piece],
+    task: Task,
+    oracle: Oracle | None = None,
+    tell: Callable[[str, int], None] = lambda *_: None,
 ) -> Result:
     """Runs it.
 
@@ -93,7 +98,9 @@ def backtest(
         sessions = events.sessions(events.settled & ~events.bot)
         try:
             fitted.append(
-                fit_intent(sessions, task.training, f"fitted-{number + 1}", lambda epoch, loss: tell(f"training, loss {loss:.4f}", epoch + 1))
+                fit_intent(
+                    sessions, task.training, f"fitted-{number + 1}", lambda epoch, loss: tell(f"training, loss {loss:.4f}", epoch + 1)
+                )
             )
         except ValueError as error:
             if number == 0 and not task.refit:
@@ -106,7 +113,9 @@ def backtest(
     until = np.iinfo(np.int64).max if task.until_ms is None else task.until_ms
     scored = events.risk() & (start >= task.cuts[0] + task.warm_ms) & (start < until)
     if not scored.any():
-        raise UserError("backtest --intent must have sessions that end behind the first cut; got none: take a longer history, or an earlier cut")
+        raise UserError(
+            "backtest --intent must have sessions that end behind the first cut; got none: take a longer history, or an earlier cut"
+        )
     said = {name: events.said[:, column].astype(np.float64) for column, name in enumerate(events.models)}
     for name in task.peers:
         tell(f"training {name}", 0)

@@ -25,15 +25,32 @@ SHOWN = (("log loss", "log_loss", ".4f"), ("gain", "gain", ".1%"), ("AUC", "auc"
 def add(parser: argparse.ArgumentParser) -> None:
     """Describes the options."""
     group = parser.add_argument_group("purchase intent instead of demand")
-    group.add_argument("--intent", metavar="CONFIG", type=Path, help="replay a clickstream through the engine of this configuration; no FILE then")
-    group.add_argument("--source", metavar="NAME=FILE", help="the clickstream's source and its messages: .csv, .tsv, .ndjson, .jsonl or .parquet, as they came")
-    group.add_argument("--simulate", metavar="EVENTS", type=positive(int), help="a simulated shop instead of a file, and its oracle beside the models")
+    group.add_argument(
+        "--intent", metavar="CONFIG", type=Path, help="replay a clickstream through the engine of this configuration; no FILE then"
+    )
+    group.add_argument(
+        "--source",
+        metavar="NAME=FILE",
+        help="the clickstream's source and its messages: .csv, .tsv, .ndjson, .jsonl or .parquet, as they came",
+    )
+    group.add_argument(
+        "--simulate", metavar="EVENTS", type=positive(int), help="a simulated shop instead of a file, and its oracle beside the models"
+    )
     group.add_argument("--shop", metavar="K=V,…", default="", help="with --simulate: its parameters (rate=4,seed=2,conversion=0.04 …)")
-    group.add_argument("--change", metavar="SHARE", type=float, help="with --simulate: the conversion halves at this share of the time; scored from a day later on")
+    group.add_argument(
+        "--change",
+        metavar="SHARE",
+        type=float,
+        help="with --simulate: the conversion halves at this share of the time; scored from a day later on",
+    )
     group.add_argument("--train", metavar="SHARE", type=float, default=0.5, help="of the time, in front, to train on (default: 0.5)")
-    group.add_argument("--blocks", metavar="N", type=positive(int), help="test-then-train over N blocks of time, pooled, all trained anew before each")
+    group.add_argument(
+        "--blocks", metavar="N", type=positive(int), help="test-then-train over N blocks of time, pooled, all trained anew before each"
+    )
     group.add_argument("--epochs", metavar="N", type=positive(int), default=8, help="of the recurrent model's training (default: 8)")
-    group.add_argument("--peers", metavar="A,B", default="logistic_regression,xgboost,lightgbm", help="compared; empty: none (default: all)")
+    group.add_argument(
+        "--peers", metavar="A,B", default="logistic_regression,xgboost,lightgbm", help="compared; empty: none (default: all)"
+    )
     group.add_argument("--weights", metavar="FILE", type=Path, help="where the trained weights go, for [intent] weights")
 
 
@@ -169,20 +186,23 @@ def show(table: dict[str, Any]) -> None:
         table: of a Result.
     """
     counts = table["counts"]
-    print(
-        f"{counts['events']:,} events, {counts['sessions']:,} sessions; scored: {counts['scored_sessions']:,} sessions, {counts['buyers_scored']:,} buy; "
-        f"{counts['robots_left_out']:,} robots left out"
-    )
+    scored = f"{counts['scored_sessions']:,} sessions, {counts['buyers_scored']:,} buy; {counts['robots_left_out']:,} robots left out"
+    print(f"{counts['events']:,} events, {counts['sessions']:,} sessions; scored: {scored}")
     for at in ("overall", *map(str, table["settings"]["positions"])):
         first = next(iter(table["models"].values()))[at]
         if not first["n"]:
             continue
         where = "overall, each session weighs the same" if at == "overall" else f"after {at} event{'s' if at != '1' else ''}"
-        print(f"\n{where}: {first['n']:,} at risk, {first['base_rate']:.2%} buy, log loss of the base rate {first['base_rate_log_loss']:.4f}")
+        print(
+            f"\n{where}: {first['n']:,} at risk, {first['base_rate']:.2%} buy, log loss of the base rate {first['base_rate_log_loss']:.4f}"
+        )
         print(f"  {'':22}" + "".join(f"{title:>16}" for title, _, _ in SHOWN))
         for name, found in table["models"].items():
             cells = [found[at].get(key) for _, key, _ in SHOWN]
-            print(f"  {name:22}" + "".join(f"{'-' if cell is None else format(cell, form):>16}" for cell, (_, _, form) in zip(cells, SHOWN, strict=True)))
+            print(
+                f"  {name:22}"
+                + "".join(f"{'-' if cell is None else format(cell, form):>16}" for cell, (_, _, form) in zip(cells, SHOWN, strict=True))
+            )
     named = table["next_items"]
     if named["n"]:
         print(

@@ -22,7 +22,13 @@ NAMES = (
 )  # fmt: skip
 """Of the columns, in order."""
 FEATURES = len(NAMES)
-OPTIONAL = (("price", "price_place"), ("hour_sin", "hour_cos"), ("weekday_sin", "weekday_cos"), ("item_sells",), ("user_known", "user_sessions", "user_buys"))
+OPTIONAL = (
+    ("price", "price_place"),
+    ("hour_sin", "hour_cos"),
+    ("weekday_sin", "weekday_cos"),
+    ("item_sells",),
+    ("user_known", "user_sessions", "user_buys"),
+)
 """Groups that tell something about some shops' buyers and nothing about others': training leaves out those that tell nothing."""
 OPTIONAL_COLUMNS = tuple(tuple(NAMES.index(name) for name in group) for group in OPTIONAL)
 

@@ -233,7 +233,12 @@ class IngestShard:
                 done.intents += told + book.cap(self.spec.max_sessions)
                 _note(moved, book, place, released)
             stepped = book.step(
-                rows.cut(start, stop), before[start:stop], hashes[start:stop], shelves[start:stop], local_ms[start:stop], numbers[start:stop]
+                rows.cut(start, stop),
+                before[start:stop],
+                hashes[start:stop],
+                shelves[start:stop],
+                local_ms[start:stop],
+                numbers[start:stop],
             )
             done.intents += stepped.intents
             _note(moved, book, place, stepped.moved)

@@ -325,7 +325,8 @@ class SessionBook:
             here = hashes != 0
             named = np.where(here, hashes, item_before), np.where(here, shelf, shelf_before)
         return Stepped(
-            self._publish(order, run, slot, chosen, position, p_purchase, p_cart, purchased, bot, begun, time, ended_runs, starts, named), moved
+            self._publish(order, run, slot, chosen, position, p_purchase, p_cart, purchased, bot, begun, time, ended_runs, starts, named),
+            moved,
         )
 
     def _ended_by_restart(self, new_runs: Ints, first: Bools, old_slot: Ints, slot: Ints) -> list[tuple[int, int]]:
@@ -372,7 +373,8 @@ class SessionBook:
                 purchased=purchased[picked],
                 bot=bot[picked],
                 model_version=self.version,
-                next_items=None if self.next_items is None or shown is None
+                next_items=None
+                if self.next_items is None or shown is None
                 else self.next_items.told(shown[0][picked], shown[1][picked], self.spec.next_items),
             )
         if not ended_runs:

@@ -29,7 +29,9 @@ def load_intent(path: str, features: int) -> IntentWeights:
     except (Damaged, ValueError) as error:
         raise UserError(f"intent.weights must be weights of the intent model; {path}: {error}") from error
     if len(weights.mean) != features:
-        raise UserError(f"intent.weights must be for {features} features; {path} is for {len(weights.mean)}: train it anew with this version")
+        raise UserError(
+            f"intent.weights must be for {features} features; {path} is for {len(weights.mean)}: train it anew with this version"
+        )
     return weights
 
 

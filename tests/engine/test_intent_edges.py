@@ -69,7 +69,9 @@ def test_an_order_told_minutes_later_is_joined_to_where_the_session_stood_when_i
     done = shard.step(click_rows([later(8 * MINUTE, 1), later(20 * MINUTE, 2)], 8))
     assert settled(shard)[0] == (4, 0)  # at risk at positions 1, 2 and 3, not at 5
     told = [c for c in done.intents if "a" in c.session]
-    bought = [(at, e, p) for c in told for s, at, e, p in zip(c.session, c.issued_at_ms.tolist(), c.ended, c.purchased, strict=True) if s == "a"]
+    bought = [
+        (at, e, p) for c in told for s, at, e, p in zip(c.session, c.issued_at_ms.tolist(), c.ended, c.purchased, strict=True) if s == "a"
+    ]
     # Told at the first tick behind it, which here is also the session's end: first that it is over, then that it had bought.
     assert bought == [(BASE + 100_000 + GAP, True, False), (BASE + 70_000, True, True)]
 
@@ -102,14 +104,18 @@ def test_orders_give_the_same_records_however_the_log_is_cut(seed: int) -> None:
         name = f"s{chance.randrange(40)}"
         if chance.random() < 0.05:
             orders.append((name, time - chance.choice([0, 1_000, 4 * MINUTE]), i))
-        events.append((time - chance.choice([0, 0, 20_000]), name, chance.choice([Event.VIEW, Event.CART, Event.SEARCH]), f"i{chance.randrange(9)}"))
+        events.append(
+            (time - chance.choice([0, 0, 20_000]), name, chance.choice([Event.VIEW, Event.CART, Event.SEARCH]), f"i{chance.randrange(9)}")
+        )
 
     def run(bounds: list[int]) -> tuple[list[bytes], list[tuple[int, int]]]:
         shard, out = orders_shard(), []
         for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
             mine = [o for o in orders if start <= o[2] < stop]
             # An order stands in the log right behind the row of its number.
-            shard.take_orders([o[0] for o in mine], np.array([o[1] for o in mine], dtype=np.int64), np.array([o[2] * 2 + 1 for o in mine], dtype=np.int64))
+            shard.take_orders(
+                [o[0] for o in mine], np.array([o[1] for o in mine], dtype=np.int64), np.array([o[2] * 2 + 1 for o in mine], dtype=np.int64)
+            )
             rows = click_rows(events[start:stop], start)
             out.append(shard.step(replace(rows, offset=rows.offset * 2)))
         out.append(shard.finish())
@@ -133,7 +139,10 @@ def test_robots_are_marked_and_teach_nothing_and_a_missing_cart_is_no_sign() -> 
     shard = make(every_event=True)
     robot: list[Click] = [(BASE + i * 1_100, "robot", Event.VIEW, f"i{i}") for i in range(30)]
     hasty: list[Click] = [(BASE + i * 1_100, "hasty", Event.VIEW, "same") for i in range(30)]  # reloads one page
-    buyer: list[Click] = [*((BASE + i * 9_000, "buyer", Event.VIEW, f"i{i}") for i in range(30)), (BASE + 280_000, "buyer", Event.PURCHASE, "i3")]
+    buyer: list[Click] = [
+        *((BASE + i * 9_000, "buyer", Event.VIEW, f"i{i}") for i in range(30)),
+        (BASE + 280_000, "buyer", Event.PURCHASE, "i3"),
+    ]
     done = [shard.step(click_rows(sorted([*robot, *hasty, *buyer]))), shard.finish()]
     last = {c.session[i]: bool(c.bot[i]) for d in done for c in d.intents for i in range(len(c))}
     assert last == {"robot": True, "hasty": False, "buyer": False}
@@ -148,7 +157,13 @@ def test_a_session_of_100_000_events_and_one_of_things_never_seen() -> None:
     events: list[Click] = [(BASE + i * 40, "long", Event.VIEW, f"i{i % 50}") for i in range(100_000)]
     done = [shard.step(click_rows(events[start : start + 20_000], start)) for start in range(0, 100_000, 20_000)]
     done.append(shard.step(click_rows([(BASE + 4_000_000, "new", Event.CART, "never seen")], 100_000)))
-    ended = [(s, e) for d in [*done, shard.finish()] for c in d.intents for s, e, over in zip(c.session, c.events.tolist(), c.ended, strict=True) if over]
+    ended = [
+        (s, e)
+        for d in [*done, shard.finish()]
+        for c in d.intents
+        for s, e, over in zip(c.session, c.events.tolist(), c.ended, strict=True)
+        if over
+    ]
     assert sorted(ended) == [("long", 100_000), ("new", 1)]
     for result in done:
         for columns in result.intents:
@@ -175,7 +190,12 @@ def test_a_clock_that_runs_backwards_within_a_session_breaks_nothing() -> None:
     steps = [0, 5_000, -4_000, 100, -9_000, 20_000, -1]
     times = np.cumsum(steps)
     done = [shard.step(click_rows([(BASE + int(t), "a", Event.VIEW, "x") for t in times])), shard.finish()]
-    records = [(e, float(p), bool(over)) for d in done for c in d.intents for e, p, over in zip(c.events.tolist(), c.p_purchase, c.ended, strict=True)]
+    records = [
+        (e, float(p), bool(over))
+        for d in done
+        for c in d.intents
+        for e, p, over in zip(c.events.tolist(), c.p_purchase, c.ended, strict=True)
+    ]
     assert [e for e, _, _ in records] == [1, 2, 3, 4, 5, 6, 7, 7]
     assert all(0 < p < 1 for _, p, over in records if not over)
     assert done[1].intents[0].issued_at_ms[0] == BASE + int(times.max()) + GAP
@@ -196,7 +216,9 @@ def stock_of(results: list[Ingested]) -> dict[str, int]:
 
 def test_expected_purchases_are_the_live_sessions_probabilities_spread_over_what_they_looked_at() -> None:
     shard = make()
-    done = [shard.step(click_rows([(BASE, "a", Event.VIEW, "x"), (BASE + 1_000, "a", Event.CART, "y"), (BASE + 2_000, "b", Event.VIEW, "x")]))]
+    done = [
+        shard.step(click_rows([(BASE, "a", Event.VIEW, "x"), (BASE + 1_000, "a", Event.CART, "y"), (BASE + 2_000, "b", Event.VIEW, "x")]))
+    ]
     a, b = round(2 / 256 * MICRO), round(1 / 256 * MICRO)  # as the counting scorer says
     assert stock_of(done) == {"x": a * 1 // 4 + b, "y": a * 3 // 4}
     done.append(shard.step(click_rows([(BASE + 3_000, "b", Event.PURCHASE, "x")], 3)))
