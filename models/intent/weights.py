@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ class IntentWeights:
                     f"weights {name!r} of the intent model must be {list(form)}; got {list(arrays[name].shape)}: train them anew"
                 )
         wide = ("heads", "curvature")
-        values = {name: np.array(arrays[name], np.float64 if name in wide else np.float32) for name in cls.NAMES}
+        values: dict[str, Any] = {name: np.array(arrays[name], np.float64 if name in wide else np.float32) for name in cls.NAMES}
         return cls(version=version, **values)
 
 

@@ -71,7 +71,8 @@ class Events:
     def risk(self) -> NDArray[np.bool_]:
         """bool[events], the session has an outcome, is no robot's, and had not bought by this event."""
         at = self.purchase_position[self.session]
-        return (self.settled & ~self.bot)[self.session] & ((at == 0) | (self.position < at))
+        known: NDArray[np.bool_] = (self.settled & ~self.bot)[self.session]
+        return known & ((at == 0) | (self.position < at))
 
     def label(self) -> NDArray[np.float64]:
         """float64[events], 1 where the session bought later."""
@@ -129,7 +130,7 @@ class Recorder:
             self.rows, self.order = rows, np.argsort(np.fromiter(map(place.__getitem__, keys), np.int64, len(keys)), kind="stable")
             return step(rows, *rest)
 
-        book.step = watched  # type: ignore[method-assign]
+        setattr(book, "step", watched)  # noqa: B010  (on this book alone)
 
     def resize(self, capacity: int) -> None:
         self.scorer.resize(capacity)
@@ -145,11 +146,11 @@ class Recorder:
             said.append(logits)
             return logits
 
-        self.scorer.members_logits = overheard  # type: ignore[method-assign]
+        setattr(self.scorer, "members_logits", overheard)  # noqa: B010  (on this scorer alone, for this call)
         try:
             scores = self.scorer.score(runs)
         finally:
-            self.scorer.members_logits = inner  # type: ignore[method-assign]
+            setattr(self.scorer, "members_logits", inner)  # noqa: B010
         first = np.flatnonzero(runs.position == 1)
         self.serial[runs.slot[first]] = self.begun + np.arange(len(first))
         self.begun += len(first)

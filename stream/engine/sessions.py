@@ -513,9 +513,9 @@ class SessionBook:
         hits: list[int] = []
         at: list[int] = []
         for key, time_ms in self.orders.due(boundary_ms, offset):
-            slots = [self.index[key]] if key in self.index else []
-            slots += self.orders.ended.get(key, [])
-            fits = [s for s in slots if int(self.start_ms[s]) <= time_ms <= int(self.last_ms[s]) + reach]
+            candidates = [self.index[key]] if key in self.index else []
+            candidates += self.orders.ended.get(key, [])
+            fits = [s for s in candidates if int(self.start_ms[s]) <= time_ms <= int(self.last_ms[s]) + reach]
             if not fits:
                 continue
             s = max(fits, key=lambda slot: (int(self.start_ms[slot]), int(self.start_offset[slot])))
