@@ -150,6 +150,10 @@ class SessionRuns:
     """int64[n], events of the session so far, this one included; 1 is a session's first (its recurrent state starts from zero)."""
     x: Float32
     """float32[n, features], O(1) counters of the session after this event."""
+    item: Ints | None = None
+    """int64[n], a stable hash of the event's item, 0 for none."""
+    category: Ints | None = None
+    """int64[n], of its category."""
 
 
 @dataclass(frozen=True, slots=True)

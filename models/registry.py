@@ -19,6 +19,7 @@ from models.demand.tsb import TSB
 from models.intent.logistic import LogisticIntent
 from models.intent.recurrent import RecurrentIntent
 from models.intent.scorer import IntentScorer
+from models.intent.tree import TreeIntent
 
 if TYPE_CHECKING:
     from models.demand.expert import Expert
@@ -44,7 +45,7 @@ DEMAND: dict[str, type[Expert]] = {
 }
 """Experts for demand."""
 
-INTENT: dict[str, type[LogisticIntent | RecurrentIntent | IntentScorer]] = {
-    model.name: model for model in (LogisticIntent, RecurrentIntent, IntentScorer)
+INTENT: dict[str, type[LogisticIntent | RecurrentIntent | TreeIntent | IntentScorer]] = {
+    model.name: model for model in (LogisticIntent, RecurrentIntent, TreeIntent, IntentScorer)
 }
 """Scorers of intent; the last is the council of the others."""

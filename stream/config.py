@@ -120,6 +120,14 @@ class Intent(msgspec.Struct, frozen=True):
     thresholds: tuple[float, ...] = (0.5,)
     """Probabilities whose crossing is published whatever the delta."""
     max_sessions: int = 1_000_000
+    label: str = "clickstream"
+    """Where a session's purchases are told: clickstream | orders."""
+    label_delay_ms: int = 0
+    """How long after a session's end an order of it may still arrive."""
+    next_items: int = 0
+    """How many items that are likely to come next each record names."""
+    weights: str = ""
+    """A file of trained weights of the recurrent model; empty: it is drawn, and learns its heads alone."""
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -243,12 +251,13 @@ def parse(values: dict[str, Any]) -> Config:
     state = root.table("state", ("url", "snapshot_interval", "keep"))
     metrics = root.table("metrics", ("host", "port"))
     device = root.table("device", ("name",))
+    intent = _intent(root)
     config = Config(
         kafka=_kafka(root),
         time=_time(root),
-        sources=_sources(root),
+        sources=_sources_of(root, intent),
         demand=_demand(root),
-        intent=_intent(root),
+        intent=intent,
         models=Models(models.whole("river_items", Models().river_items)),
         spikes=Spikes(spikes.number("false_alerts", Spikes().false_alerts, least=0.001, most=1000.0)),
         activity=Activity(activity.whole("partitions", Activity().partitions, least=1, most=10_000)),
@@ -314,6 +323,24 @@ def _sources(root: Table) -> dict[str, Source]:
     return {name: read_source(tables, name) for name in tables.values}
 
 
+def _sources_of(root: Table, intent: Intent) -> dict[str, Source]:
+    """The sources; where orders are what sessions come to, both pass through one internal topic, in which their order stands."""
+    sources = _sources(root)
+    if intent.label != "orders":
+        return sources
+    clicks = [source for source in sources.values() if source.kind == "clickstream"]
+    orders = [source for source in sources.values() if source.kind == "orders"]
+    if not clicks or not orders:
+        kinds = ", ".join(sorted({source.kind for source in sources.values()}))
+        raise ConfigError(f'intent.label = "orders" needs a source of kind clickstream and one of kind orders; the sources are {kinds}')
+    key = "session" if "session" in clicks[0].fields else "user"
+    for source in (*clicks, *orders):
+        if key not in source.fields or (key == "user" and "session" in source.fields and source.kind == "clickstream"):
+            name = join(join("sources", source.name), "fields")
+            raise ConfigError(f'intent.label = "orders" needs orders that name the {key} of the clickstream: map {name}.{key}')
+    return {name: msgspec.structs.replace(s, repartition=True) if s.kind == "clickstream" else s for name, s in sources.items()}
+
+
 def _demand(root: Table) -> Demand:
     table = root.table("demand", ("from", "totals", "quantiles", "buckets", "forget_after", "max_items"))
     usual = Demand()
@@ -354,14 +381,21 @@ def _bucket(table: Table) -> Bucket:
 
 
 def _intent(root: Table) -> Intent:
-    table = root.table("intent", ("session_gap", "publish", "publish_delta", "thresholds", "max_sessions"))
+    table = root.table(
+        "intent", ("session_gap", "publish", "publish_delta", "thresholds", "max_sessions", "label", "label_delay", "next_items", "weights")
+    )
     usual = Intent()
+    label = table.text("label", usual.label, allowed=("clickstream", "orders"))
     return Intent(
         session_gap_ms=table.duration("session_gap", usual.session_gap_ms, least_ms=SECOND_MS),
         publish=table.text("publish", usual.publish, allowed=("every_event", "on_change")),
         publish_delta=table.share("publish_delta", usual.publish_delta),
         thresholds=table.shares("thresholds", usual.thresholds),
         max_sessions=table.whole("max_sessions", usual.max_sessions, least=1),
+        label=label,
+        label_delay_ms=table.duration("label_delay", 10 * MINUTE_MS if label == "orders" else 0),
+        next_items=table.whole("next_items", usual.next_items, most=20),
+        weights=table.text("weights", usual.weights),
     )
 
 

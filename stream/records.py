@@ -57,6 +57,8 @@ class IntentRecord(msgspec.Struct, frozen=True):
     purchased: bool
     bot: bool
     model_version: str
+    next_items: list[tuple[str, float]] | msgspec.UnsetType = msgspec.UNSET
+    """Items that are likely to come next with their probabilities, where [intent] next_items asks for them."""
 
 
 class SpikeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -150,10 +152,16 @@ def encode_intent(columns: IntentColumns) -> Encoded:
         columns.bot.tolist(),
         strict=True,
     )
-    values = [
-        encode(IntentRecord(session, user, at, events, p_purchase, p_cart, ended, purchased, bot, version))
-        for session, user, at, events, p_purchase, p_cart, ended, purchased, bot in rows
-    ]
+    if columns.next_items is None:
+        values = [
+            encode(IntentRecord(session, user, at, events, p_purchase, p_cart, ended, purchased, bot, version))
+            for session, user, at, events, p_purchase, p_cart, ended, purchased, bot in rows
+        ]
+    else:
+        values = [
+            encode(IntentRecord(session, user, at, events, p_purchase, p_cart, ended, purchased, bot, version, items))
+            for (session, user, at, events, p_purchase, p_cart, ended, purchased, bot), items in zip(rows, columns.next_items, strict=True)
+        ]
     return [session.encode() for session in columns.session], values
 
 

@@ -13,7 +13,7 @@ EVENTS = ("view", "search", "cart", "remove", "purchase", "other")
 """Our names of clickstream events, in the order of columns.Event."""
 
 FIELDS: dict[str, tuple[str, ...]] = {
-    "clickstream": ("time", "event", "session", "user", "item", "price", "quantity", "order"),
+    "clickstream": ("time", "event", "session", "user", "item", "price", "quantity", "order", "category"),
     "orders": ("time", "item", "quantity", "order", "price", "user", "session", "cancelled"),
     "offers": ("time", "item", "price", "regular_price", "promotion", "starts", "ends", "stock", "category", "brand", "launched"),
     "reviews": ("time", "item", "text", "rating"),

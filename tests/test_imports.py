@@ -44,11 +44,12 @@ WALLS: dict[str, tuple[str, ...]] = {
     "uvloop": ("stream.serve.server",),
     "argparse": ("stream.cli",),
     "rich": ("stream.cli", "stream.demo"),
-    "plotly": ("stream.backtest.report",),
+    "plotly": ("stream.backtest.report", "stream.backtest.intent_report"),
     "tensorboardX": ("stream.train.curves",),
     "wandb": ("stream.train.curves",),
     "statsforecast": ("stream.backtest.library",),
-    "lightgbm": ("stream.backtest.boosted",),
+    "lightgbm": ("stream.backtest.boosted", "stream.backtest.intent_peers"),
+    "xgboost": ("stream.backtest.intent_peers",),
 }
 """One package, one place that knows it."""
 

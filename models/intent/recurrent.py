@@ -1,8 +1,9 @@
-"""A minGRU over the session's counters: a state of constant size that remembers order, heads learnt as sessions end.
+"""A minGRU over the session's events: a state of constant size that remembers order, heads learnt as sessions end.
 
 Update gate and candidate depend on the input alone (Feng et al., Were RNNs all we needed?, 2024), so torch computes them for all rows
-at once, in tiles; what is left is h = (1 - z) h + z c, elementwise in numpy float32, the k-th event of every session together.
-The body is fixed (weights "builtin-1", drawn from a seed); the heads are ridge-logistic regressions on its state, by Newton steps.
+at once, in tiles; what is left is h = (1 - z) h + z c, elementwise in numpy float32, the k-th event of every session together. A second
+tile makes the heads' features of h and of the event itself. The body is trained outside (models.train.intent) or drawn from a
+seed; the heads go on learning here, as sessions end: ridge-logistic regressions by Newton steps, beside the heads as they were trained.
 """
 
 from __future__ import annotations
@@ -18,57 +19,107 @@ import torch
 from numpy.typing import NDArray
 
 from models.exact import SlotArrays, products, put, solve, take
-from models.intent.probes import HEADS, PRIORS, Probes, Samples, logit, sigmoid
+from models.intent.probes import HEADS, Probes, Samples, sigmoid
+from models.intent.weights import CATEGORY_ROWS, EMBEDDED, INNER, ITEM_ROWS, WIDTH, IntentWeights, drawn, rows_of
 from models.protocol import Float32, Float64, IntentSpec, Ints, Scores, SessionRuns, State
 
-WIDTH = 24
-_SEED = 20_240_611
 _FADE = 1 / 30_000  # of what was learnt, a sample: a day or two of a busy shop
 _RIDGE = 2.0
+_MOST_TRAINING = 60_000.0  # samples that a training may weigh against what is seen live
 _GRID = 2.0**12  # features and residuals are multiples of 1/4096 in sums, so that BLAS adds them exactly
 _BATCH = 4096
+_FARTHEST = 6.0  # standard deviations
+
+
+class _Body:
+    """One version of the weights, its tiles, and its heads as they have become."""
+
+    def __init__(self, weights: IntentWeights, device: torch.device) -> None:
+        self.weights = weights
+        self.heads: Float64 = weights.heads.copy()
+        trained = weights.curvature
+        # A training of millions of rows must not hold the heads for ever.
+        rows = max(float(trained[:, -1, -1].max()) * 30.0, 1.0)
+        self.curvature: Float64 = trained * min(1.0, _MOST_TRAINING / rows)
+        self.features = len(weights.mean)
+        mean, scale = torch.from_numpy(weights.mean).to(device), torch.from_numpy(weights.scale).to(device)
+        into, bias = torch.from_numpy(weights.into).to(device), torch.from_numpy(weights.into_bias).to(device)
+        out = torch.from_numpy(weights.out).to(device)
+        features = self.features
+
+        def enter(rows: torch.Tensor) -> torch.Tensor:
+            x = torch.clamp((rows[:, :features] - mean) * scale, -_FARTHEST, _FARTHEST)
+            made = torch.addmm(bias, torch.cat([x, rows[:, features:]], dim=1), into)
+            z = torch.sigmoid(made[:, :WIDTH])
+            return torch.cat([1 - z, z * torch.tanh(made[:, WIDTH : 2 * WIDTH]), made[:, 2 * WIDTH :]], dim=1)
+
+        def leave(rows: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(torch.addmm(rows[:, WIDTH:], rows[:, :WIDTH], out))
+
+        self.enter = Tiles(enter, features + 2 * EMBEDDED, 2 * WIDTH + INNER, device, graph=True)
+        self.leave = Tiles(leave, WIDTH + INNER, INNER, device, graph=True)
+
+    def prove(self) -> None:
+        self.enter.prove("minGRU, events")
+        self.leave.prove("minGRU, heads")
+
+    def inputs(self, runs: SessionRuns, rows: Ints) -> Float32:
+        """float32[rows, features + 2 EMBEDDED]."""
+        x = np.empty((len(rows), self.features + 2 * EMBEDDED), np.float32)
+        x[:, : self.features] = runs.x[rows]
+        item = None if runs.item is None else runs.item[rows]
+        category = None if runs.category is None else runs.category[rows]
+        x[:, self.features : -EMBEDDED] = self.weights.item[rows_of(item, ITEM_ROWS, len(rows))]
+        x[:, -EMBEDDED:] = self.weights.category[rows_of(category, CATEGORY_ROWS, len(rows))]
+        return x
 
 
 class RecurrentIntent:
-    """minGRU with heads for purchase and cart (an IntentModel)."""
+    """minGRU with heads for purchase and cart (an IntentModel); its probabilities are the adapted heads'."""
 
     name: ClassVar[str] = "recurrent"
-    version = "builtin-1"
 
-    def __init__(self, spec: IntentSpec, device: torch.device | None = None) -> None:
-        """Makes the body, proves it, and heads that say the prior.
+    def __init__(self, spec: IntentSpec, device: torch.device | None = None, weights: IntentWeights | None = None) -> None:
+        """Makes the body and proves it.
 
         Args:
             spec: features and probe positions.
             device: where the body is computed; default CPU.
+            weights: trained ones; default: drawn ones, with heads that say the prior.
 
         Raises:
             models.device.DeviceError: the device rounds rows by their place.
+            ValueError: the weights are for other features.
         """
         self.spec = spec
-        random = np.random.default_rng(_SEED)
-        scale = 1 / np.sqrt(spec.features)
-        gate = (random.normal(size=(spec.features, WIDTH)) * scale * 0.5).astype(np.float32)
-        candidate = (random.normal(size=(spec.features, WIDTH)) * scale * 1.2).astype(np.float32)
-        # Gates that start from almost always open to remembering some twenty events.
-        bias = np.concatenate([np.linspace(2.5, -3.0, WIDTH), random.normal(size=WIDTH) * 0.3]).astype(np.float32)
-        where = device or torch.device("cpu")
-        weight = torch.from_numpy(np.concatenate([gate, candidate], axis=1)).to(where)
-        offset = torch.from_numpy(bias).to(where)
-
-        def body(x: torch.Tensor) -> torch.Tensor:
-            both = torch.addmm(offset, x, weight)
-            z = torch.sigmoid(both[:, :WIDTH])
-            return torch.cat([1 - z, z * torch.tanh(both[:, WIDTH:])], dim=1)
-
-        self._tiles = Tiles(body, spec.features, 2 * WIDTH, where, graph=True)
-        self._tiles.prove("minGRU")
-        self.probes = Probes(spec.positions, WIDTH)
+        self._device = device or torch.device("cpu")
+        self._bodies: dict[int, _Body] = {}
+        self._newest = -1
+        self.swap(weights or drawn(spec.features))
+        self.probes = Probes(spec.positions, INNER)
         self._slots = SlotArrays()
         self._slots.add("h", np.float32, 0, (WIDTH,))
-        self._weights: Float64 = np.zeros((len(HEADS), WIDTH + 1))
-        self._weights[:, -1] = [logit(prior) for prior in PRIORS]
-        self._curvature: Float64 = np.zeros((len(HEADS), WIDTH + 1, WIDTH + 1))
+        self._slots.add("body", np.uint8, 0)
+
+    @property
+    def version(self) -> str:
+        """Of the weights that sessions begin on."""
+        return self._bodies[self._newest].weights.version
+
+    def swap(self, weights: IntentWeights) -> None:
+        """Sessions begin on these weights from here on; those that live end on the ones they began with.
+
+        Args:
+            weights: for the same features.
+        """
+        if len(weights.mean) != self.spec.features:
+            raise ValueError(
+                f"weights of the intent model must be for {self.spec.features} features; got {len(weights.mean)}: train them anew"
+            )
+        body = _Body(weights, self._device)
+        body.prove()
+        self._newest = (self._newest + 1) % 256
+        self._bodies[self._newest] = body
 
     def resize(self, capacity: int) -> None:
         """Room for slots [0, capacity)."""
@@ -80,46 +131,66 @@ class RecurrentIntent:
         self._slots.forget(slots)
         self.probes.slots.forget(slots)
 
-    def logits(self, runs: SessionRuns) -> Float64:
-        """float64[2, n], log odds by head; advances the sessions' states and keeps the probes.
+    def both(self, runs: SessionRuns) -> tuple[Float64, Float64]:
+        """Log odds by head of the heads as trained and as they have become since: float64[2, n] each; advances the sessions.
 
         Args:
             runs: events.
         """
-        states, place = self._advance(runs)
-        self._keep(runs, states, place)
-        out = np.empty((len(HEADS), len(states)))
-        columns = np.ascontiguousarray(states.T, dtype=np.float64)
-        for head in range(len(HEADS)):
-            total = np.full(len(states), self._weights[head, -1])
-            for column in range(WIDTH):
-                total += self._weights[head, column] * columns[column]
-            out[head, place] = total
-        return out
+        n = len(runs.slot)
+        frozen, adapted = np.empty((len(HEADS), n)), np.empty((len(HEADS), n))
+        begins = runs.slot[runs.position == 1]
+        self._slots["body"][begins] = self._newest
+        of_row = self._slots["body"][runs.slot]
+        for number in sorted(self._bodies):
+            mine = np.flatnonzero(of_row == number)
+            if not len(mine):
+                continue
+            body = self._bodies[number]
+            part = runs if len(mine) == n else _only(runs, mine)
+            inner, place = self._advance(part, body)
+            ordered = SessionRuns(part.slot[place], part.position[place], part.x)  # x is not looked at
+            self.probes.keep(ordered, inner)
+            columns = np.ascontiguousarray(inner.T, dtype=np.float64)
+            where = mine[place]
+            for heads, out in ((body.weights.heads, frozen), (body.heads, adapted)):
+                for head in range(len(HEADS)):
+                    total = np.full(len(inner), heads[head, -1])
+                    for column in range(INNER):
+                        total += heads[head, column] * columns[column]
+                    out[head, where] = total
+        return frozen, adapted
 
     def score(self, runs: SessionRuns) -> Scores:
         """Probabilities of each row."""
-        p = sigmoid(self.logits(runs)).astype(np.float32)
+        p = sigmoid(self.both(runs)[1]).astype(np.float32)
         return Scores(p[0], p[1])
 
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
         """Learns from ended sessions in their order, then forgets them."""
-        samples = self.probes.samples(slots, purchase_position, cart_position)
-        for head in range(len(HEADS)):
-            rows = np.flatnonzero(samples.at_risk[head])
-            for start in range(0, len(rows), _BATCH):
-                self._newton(head, samples, rows[start : start + _BATCH])
+        of_slot = self._slots["body"][slots]
+        for number, body in sorted(self._bodies.items()):
+            mine = np.flatnonzero(of_slot == number)
+            if not len(mine):
+                continue
+            samples = self.probes.samples(slots[mine], purchase_position[mine], cart_position[mine])
+            for head in range(len(HEADS)):
+                rows = np.flatnonzero(samples.at_risk[head])
+                for start in range(0, len(rows), _BATCH):
+                    _newton(body, head, samples, rows[start : start + _BATCH])
         self.forget(slots)
+        if len(self._bodies) > 1:
+            used = {self._newest, *np.unique(self._slots["body"][self._live()]).tolist()}
+            self._bodies = {number: body for number, body in self._bodies.items() if number in used}
 
-    def _keep(self, runs: SessionRuns, states: Float32, place: Ints) -> None:
-        ordered = SessionRuns(runs.slot[place], runs.position[place], runs.x)  # x is not looked at
-        self.probes.keep(ordered, states)
+    def _live(self) -> NDArray[np.bool_]:
+        return np.asarray(self.probes.slots["kept"][0], dtype=np.bool_)
 
-    def _advance(self, runs: SessionRuns) -> tuple[Float32, Ints]:
-        """float32[n, WIDTH], the state after each row, round by round, and the rows' places in the call; the slots keep their last."""
+    def _advance(self, runs: SessionRuns, body: _Body) -> tuple[Float32, Ints]:
+        """float32[n, INNER], the heads' features after each row, round by round, and the rows' places in the call; slots keep their state."""
         n = len(runs.slot)
         if not n:
-            return np.empty((0, WIDTH), np.float32), np.empty(0, np.int64)
+            return np.empty((0, INNER), np.float32), np.empty(0, np.int64)
         begin = np.flatnonzero(np.concatenate([[True], runs.slot[1:] != runs.slot[:-1]]))
         length = np.diff(np.append(begin, n))
         # Longest sessions first: round k is then the first so many of them, a slice instead of an index.
@@ -133,52 +204,69 @@ class RecurrentIntent:
         offset = np.cumsum(live) - live
         place = np.empty(n, dtype=np.int64)
         place[offset[k] + session] = row
-        gates = self._tiles(runs.x[place])
-        keep, add = np.ascontiguousarray(gates[:, :WIDTH]), gates[:, WIDTH:]
-        states = np.ascontiguousarray(add)
+        made = body.enter(body.inputs(runs, place))
+        keep = np.ascontiguousarray(made[:, :WIDTH])
+        states = np.ascontiguousarray(made[:, WIDTH:])  # what is added, then the state; and what goes past
         h = np.where((runs.position[begin] == 1)[None, :], np.float32(0), self._slots.f32("h")[:, slots]).T.astype(np.float32)
         before, at = h, 0
         for count in live.tolist():
-            now = states[at : at + count]
+            now = states[at : at + count, :WIDTH]
             part = keep[at : at + count]
             np.multiply(part, before[:count], out=part)
             np.add(now, part, out=now)
             before = now
             at += count
-        self._slots.f32("h")[:, slots] = states[offset[length - 1] + np.arange(len(slots))].T
-        return states, place
-
-    def _newton(self, head: int, samples: Samples, rows: Ints) -> None:
-        """One Newton step on the batch's gradient, against the curvature of all that was seen (fading).
-
-        A step can only be as wrong as its own batch: while little is known it is shortened to what a quadratic trusts.
-        """
-        x = np.concatenate([samples.features[rows].astype(np.float64), np.ones((len(rows), 1))], axis=1)
-        x = np.rint(x * _GRID) / _GRID
-        z = np.zeros(len(rows))
-        for column in range(WIDTH + 1):
-            z += self._weights[head, column] * np.ascontiguousarray(x[:, column])
-        p = sigmoid(z)
-        residual = np.rint((p - samples.label[head][rows]) * _GRID) / _GRID
-        root = np.rint(x * np.sqrt(p * (1 - p))[:, None] * _GRID) / _GRID
-        # Whole multiples of 2^-24 with sums far below 2^53 of them: exact in any order.
-        gradient = products(x, residual)
-        self._curvature[head] = self._curvature[head] * (1 - _FADE) ** len(rows) + products(root, root)
-        matrix = self._curvature[head] + _RIDGE * np.eye(WIDTH + 1)
-        step = solve(matrix, gradient)
-        longest = float(np.abs(step).max())
-        self._weights[head] -= step * min(1.0, 0.5 / max(longest, 1e-12))
+        self._slots.f32("h")[:, slots] = states[offset[length - 1] + np.arange(len(slots)), :WIDTH].T
+        return body.leave(states), place
 
     def slot_state(self) -> State:
         """Of each slot: the arrays themselves."""
         return put("slot.", self._slots.state(copy=False)) | put("probes.", self.probes.slots.state(copy=False))
 
     def shared_state(self) -> State:
-        """What was learnt."""
-        return {"weights": self._weights.copy(), "curvature": self._curvature.copy()}
+        """What was learnt, and the weights themselves: a snapshot needs no other file."""
+        out: State = {"bodies": np.array([*sorted(self._bodies), self._newest], dtype=np.int64)}
+        for number, body in self._bodies.items():
+            out |= put(f"body{number}.", body.weights.arrays())
+            name = np.frombuffer(body.weights.version.encode(), np.uint8).copy()
+            out |= {f"body{number}.version": name, f"body{number}.now": body.heads.copy(), f"body{number}.curved": body.curvature.copy()}
+        return out
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Takes what slot_state() and shared_state() gave."""
-        self._weights, self._curvature = np.array(state["weights"], np.float64), np.array(state["curvature"], np.float64)
+        *numbers, self._newest = np.asarray(state["bodies"], np.int64).tolist()
+        self._bodies = {}
+        for number in numbers:
+            mine = take(state, f"body{number}.")
+            body = _Body(IntentWeights.of(mine["version"].tobytes().decode(), mine), self._device)
+            body.heads, body.curvature = np.array(mine["now"], np.float64), np.array(mine["curved"], np.float64)
+            self._bodies[number] = body
         self._slots.restore(take(state, "slot."))
         self.probes.slots.restore(take(state, "probes."))
+
+
+def _only(runs: SessionRuns, rows: Ints) -> SessionRuns:
+    item = None if runs.item is None else runs.item[rows]
+    return SessionRuns(runs.slot[rows], runs.position[rows], runs.x[rows], item, None if runs.category is None else runs.category[rows])
+
+
+def _newton(body: _Body, head: int, samples: Samples, rows: Ints) -> None:
+    """One Newton step on the batch's gradient, against the curvature of all that was seen (fading).
+
+    A step can only be as wrong as its own batch: while little is known it is shortened to what a quadratic trusts.
+    """
+    x = np.concatenate([samples.features[rows].astype(np.float64), np.ones((len(rows), 1))], axis=1)
+    x = np.rint(x * _GRID) / _GRID
+    z = np.zeros(len(rows))
+    for column in range(INNER + 1):
+        z += body.heads[head, column] * np.ascontiguousarray(x[:, column])
+    p = sigmoid(z)
+    residual = np.rint((p - samples.label[head][rows]) * _GRID) / _GRID
+    root = np.rint(x * np.sqrt(p * (1 - p))[:, None] * _GRID) / _GRID
+    # Whole multiples of 2^-24 with sums far below 2^53 of them: exact in any order.
+    gradient = products(x, residual)
+    body.curvature[head] = body.curvature[head] * (1 - _FADE) ** len(rows) + products(root, root)
+    matrix = body.curvature[head] + _RIDGE * np.eye(INNER + 1)
+    step = solve(matrix, gradient)
+    longest = float(np.abs(step).max())
+    body.heads[head] -= step * min(1.0, 0.5 / max(longest, 1e-12))

@@ -1,4 +1,4 @@
-"""The intent scorer: both models, weighed at each probe position by what they lost on sessions whose outcome is known."""
+"""The intent scorer: all models, weighed at each probe position by what they lost on sessions whose outcome is known, and calibrated."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from models.council import Council
 from models.device import DeviceError
 from models.exact import pooled, put, take
+from models.intent.calibration import Calibrators
 from models.intent.logistic import LogisticIntent
 from models.intent.probes import HEADS, Probes, sigmoid
 from models.intent.recurrent import RecurrentIntent
+from models.intent.tree import TreeIntent
+from models.intent.weights import IntentWeights
 from models.protocol import Float64, IntentSpec, Ints, Scores, SessionRuns, State
 
 _LARGEST_LOSS = 12.0
@@ -25,94 +28,139 @@ class IntentScorer:
 
     name: ClassVar[str] = "scorer"
 
-    def __init__(self, spec: IntentSpec, device: torch.device | None = None) -> None:
-        """Makes both models, or the logistic one alone where torch fails (`version` says so).
+    def __init__(self, spec: IntentSpec, device: torch.device | None = None, weights: IntentWeights | None = None) -> None:
+        """Makes all models, or those without torch alone where it fails (`version` says so).
 
         Args:
             spec: features and probe positions.
             device: for the recurrent model; default CPU.
+            weights: of the recurrent model; default: drawn, not trained.
         """
         self.spec = spec
-        self.models: list[LogisticIntent | RecurrentIntent] = [LogisticIntent(spec)]
-        self.version = "builtin-1"
+        self.logistic = LogisticIntent(spec)
+        self.tree = TreeIntent(spec)
+        self.recurrent: RecurrentIntent | None = None
+        self.members = ["logistic", "tree"]
+        """Of the council, by name: what each says stands in this order."""
         try:
-            self.models.append(RecurrentIntent(spec, device))
+            self.recurrent = RecurrentIntent(spec, device, weights)
+            self.members += ["frozen", "adapted"]
+            self.version = self.recurrent.version
         except (DeviceError, RuntimeError):  # torch raises RuntimeError for everything that a device can do wrong
-            self.version = "builtin-1-logistic"
-        self._probes = Probes(spec.positions, len(self.models) * len(HEADS))
-        allowed = np.ones((len(HEADS), len(self.models)), dtype=np.bool_)
+            self.version = "builtin-2-logistic"
+        # What each member says, and what they say together, for each head.
+        self._probes = Probes(spec.positions, (len(self.members) + 1) * len(HEADS))
+        allowed = np.ones((len(HEADS), len(self.members)), dtype=np.bool_)
         self._council = Council(len(spec.positions), len(HEADS), allowed)
+        self._calibrators = Calibrators(len(spec.positions))
+
+    def swap(self, weights: IntentWeights) -> None:
+        """Sessions begin on these weights from here on; for between two ticks.
+
+        Args:
+            weights: of the recurrent model.
+        """
+        if self.recurrent is None:
+            return
+        self.recurrent.swap(weights)
+        self.version = self.recurrent.version
+        for name in ("frozen", "adapted"):
+            self._council.reset(self.members.index(name))
+        self._calibrators.reset()
 
     def resize(self, capacity: int) -> None:
         """Room for slots [0, capacity)."""
-        for model in self.models:
-            model.resize(capacity)
+        self.logistic.resize(capacity)
+        if self.recurrent is not None:
+            self.recurrent.resize(capacity)
         self._probes.slots.resize(capacity)
 
     def forget(self, slots: Ints) -> None:
-        """Drops sessions without learning from them (bots, evictions)."""
-        for model in self.models:
-            model.forget(slots)
+        """Drops sessions without learning from them (evictions)."""
+        self.logistic.forget(slots)
+        if self.recurrent is not None:
+            self.recurrent.forget(slots)
         self._probes.slots.forget(slots)
+
+    def members_logits(self, runs: SessionRuns) -> Float64:
+        """float64[members, 2, n], log odds that each says; advances the sessions.
+
+        Args:
+            runs: events.
+        """
+        said = [self.logistic.logits(runs), self.tree.logits(runs)]
+        if self.recurrent is not None:
+            said += self.recurrent.both(runs)
+        return np.stack(said)
 
     def score(self, runs: SessionRuns) -> Scores:
         """Advances the sessions and gives the probabilities after each event."""
-        n = len(runs.slot)
-        logits = np.concatenate([model.logits(runs) for model in self.models])  # [models * heads, n]
-        self._probes.keep(runs, np.ascontiguousarray(logits.T, dtype=np.float32))
-        weights = self._council.weights().astype(np.float64)  # [models, positions, heads]
+        said = self.members_logits(runs)  # [members, heads, n]
+        weights = self._council.weights().astype(np.float64)  # [members, positions, heads]
         group = self._probes.group_of(runs.position)
-        p = sigmoid(logits)
-        out = np.zeros((len(HEADS), n))
-        for index in range(len(self.models)):
+        p = sigmoid(said)
+        mixed = np.zeros((len(HEADS), len(runs.slot)))
+        for index in range(len(self.members)):
             for head in range(len(HEADS)):
-                out[head] += weights[index, :, head][group] * p[index * len(HEADS) + head]
-        done = out.astype(np.float32)
+                mixed[head] += weights[index, :, head][group] * p[index, head]
+        self._keep(runs, said, mixed)
+        done = np.stack([self._calibrators.apply(head, group, mixed[head]) for head in range(len(HEADS))]).astype(np.float32)
         return Scores(done[0], done[1])
+
+    def _keep(self, runs: SessionRuns, said: Float64, mixed: Float64) -> None:
+        rows = np.flatnonzero(np.isin(runs.position, self._probes.positions))
+        together = np.log(mixed[:, rows] / (1 - mixed[:, rows]))
+        kept = np.concatenate([said[:, :, rows].reshape(len(self.members) * len(HEADS), len(rows)), together]).T
+        self._probes.keep(SessionRuns(runs.slot[rows], runs.position[rows], runs.x[rows]), np.ascontiguousarray(kept, dtype=np.float32))
 
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
         """Scores what was predicted of these sessions while they lived, learns from them, forgets them."""
         samples = self._probes.samples(slots, purchase_position, cart_position)
         if len(samples.group):
-            p = sigmoid(samples.features.astype(np.float64))
-            positions = len(self.spec.positions)
+            members, positions = len(self.members), len(self.spec.positions)
+            p = sigmoid(samples.features.astype(np.float64)).reshape(-1, members + 1, len(HEADS))
             items = np.zeros((len(HEADS), positions))
-            losses = np.zeros((len(HEADS), len(self.models), positions))
+            losses = np.zeros((len(HEADS), members, positions))
             for head in range(len(HEADS)):
                 risk = samples.at_risk[head]
                 group, label = samples.group[risk], samples.label[head][risk]
                 items[head] = np.bincount(group, minlength=positions)
-                for index in range(len(self.models)):
-                    said = np.ascontiguousarray(p[:, index * len(HEADS) + head])[risk]
+                for index in range(members):
+                    said = np.ascontiguousarray(p[:, index, head])[risk]
                     loss = -np.log(np.where(label > 0, said, 1 - said))
                     losses[head, index] = pooled(group, np.minimum(loss, _LARGEST_LOSS), positions)
+                self._calibrators.learn(head, group, np.ascontiguousarray(p[:, members, head])[risk], label)
             for position in range(positions):
                 self._council.update(position, losses[:, :, position], items[:, position])
-        for model in self.models:
-            model.settle(slots, purchase_position, cart_position)
+        self.tree.learn(self.logistic.probes, slots, purchase_position, cart_position)
+        self.logistic.settle(slots, purchase_position, cart_position)
+        if self.recurrent is not None:
+            self.recurrent.settle(slots, purchase_position, cart_position)
         self._probes.slots.forget(slots)
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """The models' weights for purchase: position -> model -> weight."""
+        """The members' weights for purchase: position -> member -> weight."""
         weights: Float64 = self._council.weights().astype(np.float64)
         return {
-            str(position): {model.name: float(weights[index, group, 0]) for index, model in enumerate(self.models)}
+            str(position): {name: float(weights[index, group, 0]) for index, name in enumerate(self.members)}
             for group, position in enumerate(self.spec.positions)
         }
 
+    def calibration_error_ratio(self) -> float:
+        """The expected calibration error of purchase over the base rate, of the newest outcomes at the first position: every session has one.
+        NaN before any purchase."""
+        return float(self._calibrators.error()[0])
+
     def slot_state(self) -> State:
         """Of each slot: the arrays themselves."""
-        out = put("probes.", self._probes.slots.state(copy=False))
-        for model in self.models:
-            out |= put(f"{model.name}.", model.slot_state())
-        return out
+        out = put("probes.", self._probes.slots.state(copy=False)) | put("logistic.", self.logistic.slot_state())
+        return out if self.recurrent is None else out | put("recurrent.", self.recurrent.slot_state())
 
     def shared_state(self) -> State:
         """What was learnt."""
-        out = put("council.", self._council.state())
-        for model in self.models:
-            out |= put(f"{model.name}.", model.shared_state())
-        return out
+        out = put("council.", self._council.state()) | put("calibration.", self._calibrators.state())
+        out |= put("logistic.", self.logistic.shared_state()) | put("tree.", self.tree.shared_state())
+        return out if self.recurrent is None else out | put("recurrent.", self.recurrent.shared_state())
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Takes what slot_state() and shared_state() gave.
@@ -122,5 +170,9 @@ class IntentScorer:
         """
         self._probes.slots.restore(take(state, "probes."))
         self._council.restore(take(state, "council."))
-        for model in self.models:
-            model.restore(take(state, f"{model.name}."))
+        self._calibrators.restore(take(state, "calibration."))
+        self.logistic.restore(take(state, "logistic."))
+        self.tree.restore_learnt(take(state, "tree."))
+        if self.recurrent is not None:
+            self.recurrent.restore(take(state, "recurrent."))
+            self.version = self.recurrent.version

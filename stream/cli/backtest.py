@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stream.cli import backtest_intent
 from stream.cli.frame import Subparsers, add_command, positive, progress_bar
 
 if TYPE_CHECKING:
@@ -49,12 +50,13 @@ def add(subparsers: Subparsers) -> None:
         "file",
         metavar="FILE",
         type=Path,
+        nargs="?",
         help="a history: .csv, .tsv, .ndjson, .jsonl (each perhaps with .gz) or .parquet, a row an item and time",
     )
     columns = parser.add_argument_group("what the columns mean")
-    columns.add_argument("--item", metavar="A,B", type=_names, required=True, help="columns that make an item's key")
-    columns.add_argument("--time", metavar="COLUMN", required=True, help="dates, stamps or whole numbers (1 is one step)")
-    columns.add_argument("--target", metavar="COLUMN", required=True, help="units; empty: unknown")
+    columns.add_argument("--item", metavar="A,B", type=_names, help="columns that make an item's key")
+    columns.add_argument("--time", metavar="COLUMN", help="dates, stamps or whole numbers (1 is one step)")
+    columns.add_argument("--target", metavar="COLUMN", help="units; empty: unknown")
     columns.add_argument(
         "--known",
         metavar="A,B",
@@ -67,7 +69,7 @@ def add(subparsers: Subparsers) -> None:
     columns.add_argument("--censored", metavar="COLUMN", help="true where stock cut sales off: not scored, and a lower bound to learn from")
     steps = parser.add_argument_group("steps and rounds")
     steps.add_argument("--freq", metavar="F", help="length of a step: D, W, H, 15m, M … (default: seen from the times)")
-    steps.add_argument("--horizon", metavar="N", type=positive(int), required=True, help="steps forecast in a round")
+    steps.add_argument("--horizon", metavar="N", type=positive(int), help="steps forecast in a round")
     steps.add_argument("--rounds", metavar="N", type=positive(int), default=5, help="how many (default: 5)")
     steps.add_argument("--step", metavar="N", type=positive(int), help="steps between two cuts (default: the horizon)")
     steps.add_argument("--gap", metavar="N", type=_count, default=0, help="steps before a cut that it does not see (default: 0)")
@@ -105,6 +107,7 @@ def add(subparsers: Subparsers) -> None:
     )
     models.add_argument("--adapt", action="store_true", help="go on learning between rounds, as live")
     models.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    backtest_intent.add(parser)
     out = parser.add_argument_group("what is written")
     out.add_argument("--predictions", metavar="FILE", type=Path, help="every forecast, Parquet")
     out.add_argument("--json", metavar="FILE", type=Path, help="all scores")
@@ -113,6 +116,9 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads, cuts, forecasts, scores, prints."""
+    if args.intent is not None:
+        return backtest_intent.run(args)
+    _require_given(args)
     from stream.backtest.data import cut_rounds
     from stream.backtest.out import write_json, write_predictions
     from stream.backtest.peers import make_methods
@@ -144,6 +150,16 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         _report(args.report, result, scores)
     return 0
+
+
+def _require_given(args: argparse.Namespace) -> None:
+    """What a backtest of demand cannot do without."""
+    from stream.tables import UserError
+
+    given = {"FILE": args.file, "--item": args.item, "--time": args.time, "--target": args.target, "--horizon": args.horizon}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and args.models != ("help",):
+        raise UserError(f"the following arguments are required: {', '.join(missing)} (or --intent CONFIG)")
 
 
 def _report(path: Path, result: Backtest, scores: dict[str, Any]) -> None:

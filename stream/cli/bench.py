@@ -53,6 +53,9 @@ def add(subparsers: Subparsers) -> None:
         action="store_true",
         help="instead: how long a restart from a snapshot of many items takes, what an item takes, and what snapshots cost",
     )
+    parser.add_argument(
+        "--intent", action="store_true", help="instead: purchase intent by itself, columns in, probabilities out, on two cores"
+    )
     parser.add_argument("--items", type=positive(int), default=1_000_000, help="with --restore: items of the snapshot (default: 1000000)")
     parser.add_argument(
         "--forecast",
@@ -83,10 +86,22 @@ def run(args: argparse.Namespace) -> int:
         return _write(args, _measure_spikes(args))
     if args.forecast:
         return _write(args, measure_forecasts(args))
+    if args.intent:
+        return _write(args, _measure_intent(args))
     with EmbeddedBroker() if args.kafka is None else nullcontext() as broker:
         measure = _measure_restore if args.restore else _measure
         results = measure(args, broker.bootstrap_servers if broker is not None else args.kafka)
     return _write(args, results)
+
+
+def _measure_intent(args: argparse.Namespace) -> dict[str, Any]:
+    from stream.bench.intent import measure_intent
+
+    results = measure_intent(max(1, args.events // 2), 2)
+    for name, what in (("score", "scoring alone"), ("engine", "sessions, features, scores, learning")):
+        rate, each = results[f"{name}_events_per_second"], results[f"{name}_events_per_cpu_second"]
+        print(f"{what}: {rate:,.0f} events/s on two cores ({each:,.0f} a second of one core's time)")
+    return results
 
 
 def _write(args: argparse.Namespace, results: dict[str, Any]) -> int:

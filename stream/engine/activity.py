@@ -39,6 +39,8 @@ from stream.engine.facts import (
 VERSION = 1
 MAX_BLOCK_BYTES = 512 * 1024
 _ROW_BYTES = 72
+_EXPECTED_ITEMS = 2_000
+"""Items of one segment of expected purchases."""
 
 SUMS = ("views", "carts", "lines", "fractions", "units", "returns", "revenue")
 """Columns that add up: counts (fractions: order lines of a broken quantity), and micro-units of quantity (units, returns) and money
@@ -66,6 +68,15 @@ class Agreement(msgspec.Struct, frozen=True, array_like=True):
     zone: str
 
 
+class Expected(msgspec.Struct, array_like=True):
+    """What the stock of expected purchases has moved by while the source's watermark was in an epoch."""
+
+    items: list[str]
+    """Each once."""
+    change: bytes
+    """int64[items], micro-units."""
+
+
 class Segment(msgspec.Struct, array_like=True):
     """Rows that arrived while the source's watermark was in one epoch (a bucket number of the smallest bucket size)."""
 
@@ -75,6 +86,7 @@ class Segment(msgspec.Struct, array_like=True):
     """`item` uint32 index into items, `grain` int64 grain number, SUMS and PRICE int64; empty where there are only facts."""
     facts: Facts | None = None
     measured: Measured | None = None
+    expected: Expected | None = None
 
 
 class Block(msgspec.Struct, array_like=True):
@@ -244,6 +256,56 @@ def segments_by_partition(
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What the expected purchases of some items have moved by while the watermark was in one epoch."""
+
+    epoch: int
+    items: list[str]
+    change: Ints
+    """int64[items], micro-units."""
+
+
+def expected_by_partition(moved: Sequence[Moved], partitions: int) -> list[list[Segment]]:
+    """Differences of the stock of expected purchases as segments of their items' activity partitions.
+
+    Args:
+        moved: any number an epoch.
+        partitions: of the activity topic.
+    """
+    result: list[list[Segment]] = [[] for _ in range(partitions)]
+    for epoch in sorted({m.epoch for m in moved}):
+        items, change = _summed([(m.items, m.change) for m in moved if m.epoch == epoch])
+        home = np.array([zlib.crc32(name.encode()) % partitions for name in items], dtype=np.int64)
+        for p in range(partitions):
+            mine = np.flatnonzero((home == p) & (change != 0))
+            for at in range(0, len(mine), _EXPECTED_ITEMS):
+                part = mine[at : at + _EXPECTED_ITEMS]
+                told = Expected([items[i] for i in part.tolist()], change[part].astype("<i8").tobytes())
+                result[p].append(Segment(epoch, [], {}, expected=told))
+    return result
+
+
+def read_expected(expected: Expected) -> Ints:
+    """int64[items], micro-units."""
+    return np.frombuffer(expected.change, "<i8").astype(np.int64, copy=False)
+
+
+def _summed(parts: Sequence[tuple[Sequence[str], Ints]]) -> tuple[list[str], Ints]:
+    """Items in the order of their names, and their sums."""
+    names = sorted({name for items, _ in parts for name in items})
+    place = {name: i for i, name in enumerate(names)}
+    total = np.zeros(len(names), np.int64)
+    for items, change in parts:
+        np.add.at(total, np.fromiter(map(place.__getitem__, items), np.int64, len(items)), change)
+    return names, total
+
+
+def _join_expected(parts: Sequence[Expected]) -> Expected:
+    items, change = _summed([(part.items, read_expected(part)) for part in parts])
+    return Expected(items, change.astype("<i8").tobytes())
+
+
 def _pieces(rows: Ints, item: Ints, names: list[str]) -> Iterator[Ints]:
     """Cuts rows so that no piece exceeds half of a block."""
     room = MAX_BLOCK_BYTES // 2
@@ -282,6 +344,8 @@ def pack(source: Source, reached: int, segments: Sequence[Segment]) -> Iterator[
     size = 0
     for segment in segments:
         weight = sum(map(len, segment.columns.values())) + sum(map(len, segment.items)) + weigh(segment.facts, segment.measured) + 64
+        if segment.expected is not None:
+            weight += len(segment.expected.change) + sum(map(len, segment.expected.items))
         if batch and size + weight > MAX_BLOCK_BYTES:
             yield Block(VERSION, "rows", source, segment.epoch, batch)
             batch, size = [], 0
@@ -352,9 +416,11 @@ def merge(segments: Sequence[Segment]) -> Segment:
     told = [segment.facts for segment in segments if segment.facts is not None]
     counted = [segment.measured for segment in segments if segment.measured is not None]
     facts, measured = join_facts(told) if told else None, join_measured(counted) if counted else None
+    stocks = [segment.expected for segment in segments if segment.expected is not None]
+    expected = _join_expected(stocks) if stocks else None
     with_rows = [segment for segment in segments if segment.columns]
     if not with_rows:
-        return Segment(segments[0].epoch, [], {}, facts, measured)
+        return Segment(segments[0].epoch, [], {}, facts, measured, expected)
     segments = with_rows
     names = sorted({name for segment in segments for name in segment.items})
     place = {name: i for i, name in enumerate(names)}
@@ -383,7 +449,7 @@ def merge(segments: Sequence[Segment]) -> Segment:
             data[name] = total.astype("<i8").tobytes()
     for name in (*PRICE, "price_source"):
         data[name] = columns[name][order][last].astype("<i8").tobytes()
-    return Segment(segments[0].epoch, names, data, facts, measured)
+    return Segment(segments[0].epoch, names, data, facts, measured, expected)
 
 
 def stamp_source(segment: Segment, source: Source) -> None:

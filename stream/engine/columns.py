@@ -67,6 +67,8 @@ class Rows:
     """int64[rows], micro-units ordered, or returned where negative. A clickstream purchase without a mapped quantity is 1 unit."""
     cancelled: Bools | None = None
     """bool[rows], the row takes an order back (its quantity counts as returned whatever its sign)."""
+    category: list[str] | None = None
+    """Of the item ('' where the row tells none); clickstream only."""
     extra: dict[str, list[object]] | None = None
     """Other mapped columns by our name (offers, signals, reviews: promotion, starts_ms, ends_ms, stock, text, …)."""
 
@@ -96,6 +98,7 @@ class Rows:
             price=part(self.price),
             quantity=part(self.quantity),
             cancelled=part(self.cancelled),
+            category=part(self.category),
             extra=None if self.extra is None else {name: values[start:stop] for name, values in self.extra.items()},
         )
 
@@ -115,7 +118,7 @@ def join(parts: Sequence[Rows]) -> Rows:
             return None
         return list(chain.from_iterable(columns)) if isinstance(columns[0], list) else np.concatenate(columns)
 
-    names = ("offset", "stamp_ms", "time_ms", "item", "event", "session", "user", "order", "price", "quantity", "cancelled")
+    names = ("offset", "stamp_ms", "time_ms", "item", "event", "session", "user", "order", "price", "quantity", "cancelled", "category")
     extra = parts[0].extra
     merged = None if extra is None else {name: [v for part in parts for v in (part.extra or {})[name]] for name in extra}
     return Rows(**{name: column(name) for name in names}, extra=merged)
@@ -159,6 +162,8 @@ class IntentColumns:
     purchased: Bools
     bot: Bools
     model_version: str
+    next_items: list[list[tuple[str, float]]] | None = None
+    """Of each record the items that are likely to come next, the likeliest first; None where they are not asked for."""
 
     def __len__(self) -> int:
         return len(self.session)
@@ -177,6 +182,7 @@ class IntentColumns:
             self.purchased[part],
             self.bot[part],
             self.model_version,
+            None if self.next_items is None else self.next_items[part],
         )
 
 

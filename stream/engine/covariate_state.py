@@ -60,6 +60,8 @@ def covariate_arrays(shard: ForecastShard) -> State:
         state["seen.price"] = seen.price
         state |= {f"seen.{name}": stamps for name, stamps in seen.stamps.items()}
         state |= {f"seen.ahead.{name}": values for name, values in seen.ahead.items()}
+    if len(shard.expected):
+        state["expected"] = shard.expected
     for resolution in shard.resolutions:
         size = resolution.spec.size
         for kind, rings in (("known", known.known[resolution.number]), ("stock", known.stock[resolution.number])):
@@ -67,6 +69,8 @@ def covariate_arrays(shard: ForecastShard) -> State:
             state |= {f"{size}.{kind}.{name}.scope{scope}": ring.cells for (name, scope), ring in rings.scoped.items()}
         if resolution.prices.shape[1]:
             state[f"{size}.prices"] = resolution.prices
+        if resolution.expected.shape[1]:
+            state[f"{size}.expected"] = resolution.expected
         for number, measure in enumerate(resolution.measures.values()):
             state |= {f"{size}.measure.{number}.{part}": getattr(measure, part) for part in _MEASURE}
     return state
@@ -96,6 +100,8 @@ def restore_covariates(shard: ForecastShard, note: CovariateNote, state: Mapping
         seen.price = state["seen.price"]
         seen.stamps = {name: state[f"seen.{name}"] for name in seen.stamps}
         seen.ahead = {name: state[f"seen.ahead.{name}"] for name in seen.ahead}
+    if "expected" in state:
+        shard.expected = state["expected"]
     for resolution in shard.resolutions:
         size, number, closed = resolution.spec.size, resolution.number, resolution.windows.closed
         for kind, rings, until in (("known", known.known[number], note.known_until), ("stock", known.stock[number], note.stock_until)):
@@ -104,6 +110,8 @@ def restore_covariates(shard: ForecastShard, note: CovariateNote, state: Mapping
             rings.newest = until[number] if until else (None if closed is None else closed + rings.lead)
         if f"{size}.prices" in state:
             resolution.prices = state[f"{size}.prices"]
+        if f"{size}.expected" in state:
+            resolution.expected = state[f"{size}.expected"]
         for i, (name, mean) in enumerate(note.measures):
             measure = resolution.measures[name] = Measure(resolution.windows.depth, resolution.windows.ahead, 0, mean)
             for part in _MEASURE:

@@ -16,7 +16,7 @@ import numpy as np
 from models.demand.forecaster import VERSION as BUILTIN
 from models.demand.network import Weights
 from models.protocol import Panel
-from stream.engine.activity import SUMS, Agreement, Block, Segment, Source, column, merge, stamp_source
+from stream.engine.activity import SUMS, Agreement, Block, Segment, Source, column, merge, read_expected, stamp_source
 from stream.engine.columns import Bools, DemandColumns, ForecastColumns, Ints, SpikeColumns
 from stream.engine.covariates import Covariates
 from stream.engine.facts import join_rows, read_facts, read_measured
@@ -131,6 +131,8 @@ class ForecastShard:
         self.seen = PriceSeen()
         self.swaps: list[Swap] = []
         """Told, not taken yet; in the order in which they were told."""
+        self.expected: Ints = np.zeros(0, np.int64)
+        """int64[capacity], micro-units: purchases that the sessions live now are expected to make; empty until some are told."""
         self.forecast_items = 0
         """Items with activity; the others are known only by what was told of them."""
         self.counters = Counters()
@@ -297,6 +299,7 @@ class ForecastShard:
         # After the corrections: those are forecast as of an issue that knew nothing of this.
         self._tell(segments)
         self._measure(segments)
+        self._expect(segments)
         for resolution in self.resolutions:
             while True:
                 closed = resolution.windows.closed
@@ -387,6 +390,16 @@ class ForecastShard:
                 for resolution in self.resolutions:
                     resolution.measure(name, mean, np.concatenate(grains), slot, np.concatenate(values), np.concatenate(weights))
 
+    def _expect(self, segments: list[Segment]) -> None:
+        """Moves the stock of expected purchases of items that are known."""
+        for segment in segments:
+            if segment.expected is not None:
+                if not len(self.expected):
+                    self.expected = np.zeros(self.capacity, np.int64)
+                slots = np.array([self.index.get(item, -1) for item in segment.expected.items], dtype=np.int64)
+                known = np.flatnonzero(slots >= 0)
+                np.add.at(self.expected, slots[known], read_expected(segment.expected)[known])
+
     def _add(self, resolution: Resolution, rows: _Epoch, boundary_ms: int) -> Iterator[Columns]:
         """Adds rows to one bucket size's windows; publishes corrections of buckets that had closed before."""
         bucket = resolution.grid.number(rows.grain_ms)
@@ -413,7 +426,7 @@ class ForecastShard:
 
     def _tick(self, resolution: Resolution) -> Iterator[Columns]:
         """The oldest open bucket of a size closes: judge it, learn from it, forecast anew."""
-        closed = resolution.close(self.covariates, self.seen)
+        closed = resolution.close(self.covariates, self.seen, self.expected)
         slots = np.flatnonzero(self.live & (resolution.first <= closed))
         if not len(slots):
             return
@@ -504,6 +517,8 @@ class ForecastShard:
             resolution.resize(capacity)
         self.covariates.resize(capacity)
         self.seen.resize(capacity)
+        if len(self.expected):
+            self.expected = np.concatenate([self.expected, np.zeros(capacity - len(self.expected), np.int64)])
 
     def _allocate(self, names: list[str]) -> None:
         while len(self.free) < len(names):
@@ -539,6 +554,8 @@ class ForecastShard:
         self.forecast_items -= int((self.resolutions[0].first[over] != UNSEEN).sum())
         self.covariates.forget(over)
         self.seen.forget(over)
+        if len(self.expected):
+            self.expected[over] = 0
         for resolution in self.resolutions:
             resolution.forget(over)
         self.free.extend(over[::-1].tolist())

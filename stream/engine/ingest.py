@@ -8,6 +8,7 @@ bucket; segments of activity) or, with sessions, a grain (ticks, at which the in
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,9 +17,11 @@ from stream.engine.activity import (
     VERSION,
     Block,
     ItemColumn,
+    Moved,
     Segment,
     Source,
     clickstream_sums,
+    expected_by_partition,
     facts_by_partition,
     measured_by_partition,
     number_items,
@@ -145,7 +148,7 @@ class IngestShard:
             sums = order_sums(rows) if self.spec.counts_demand else None
         else:
             sums = clickstream_sums(rows, self.spec.counts_demand)
-            done.intents = self._sessions(rows, items, before, after)
+            self._sessions(rows, items, before, after, epoch, done, segments)
         if sums is not None:
             grain = rows.time_ms // self.spec.grain_ms
             for start, stop in _stretches(epoch):
@@ -161,10 +164,22 @@ class IngestShard:
                     mine.extend(more)
         reached = int(epoch[-1])
         for p, mine in enumerate(segments):
+            mine.sort(key=lambda segment: segment.epoch)  # stable: rows stay in front of what they moved
             if mine or reached != self.reached:
                 done.blocks[p] = list(pack(self.source, reached, mine))
         self.reached = reached
         return done
+
+    def take_orders(self, keys: Sequence[str], time_ms: Ints, offset: Ints) -> None:
+        """Takes orders that stand in this partition's log between its rows; before `step` takes the rows around them.
+
+        Args:
+            keys: session, or user where sessions are cut from users.
+            time_ms: int64[n], of the orders.
+            offset: int64[n], ascending.
+        """
+        assert self.book is not None and self.book.orders is not None
+        self.book.orders.wait(keys, time_ms, offset)
 
     def next_mark_ms(self, time_ms: int) -> int:
         """The watermark after a row of this time."""
@@ -192,23 +207,44 @@ class IngestShard:
             if mine:
                 blocks.extend(Block(VERSION, "facts", self.source, None, block.segments) for block in pack(self.source, 0, mine))
 
-    def _sessions(self, rows: Rows, items: ItemColumn, before: Ints, after: Ints) -> list[IntentColumns]:
-        """Cuts the rows at ticks, where sessions that are over are learnt from before anything later is scored."""
-        assert self.book is not None
+    def _sessions(
+        self, rows: Rows, items: ItemColumn, before: Ints, after: Ints, epoch: Ints, done: Ingested, segments: list[list[Segment]]
+    ) -> None:
+        """Cuts the rows at ticks, where sessions whose outcome is known are learnt from before anything later is scored."""
+        book = self.book
+        assert book is not None
         hashes = items.hashes()
-        hour = (self.spec.zone.to_local_ms(rows.time_ms) % 86_400_000) / 3_600_000
+        shelves = number_items(rows.category, len(rows)).hashes()
+        numbers = items.number
+        if book.interest is not None and items.names:
+            numbers = np.where(items.number >= 0, book.interest.number(items.names)[items.number], -1)
+        if book.next_items is not None:
+            book.next_items.meet(items.names, items.crc + 1)
+        local_ms = self.spec.zone.to_local_ms(rows.time_ms)
         grain = after // self.spec.grain_ms
-        intents: list[IntentColumns] = []
+        moved: list[Moved] = []
         for start, stop in _stretches(grain):
-            if int(grain[start]) > self.grain:
-                self.grain = int(grain[start])
-                boundary = self.grain * self.spec.grain_ms
-                intents += self.book.end(boundary)
-                self.book.settle(boundary)
-                intents += self.book.cap(self.spec.max_sessions)
-            intents += self.book.step(rows.cut(start, stop), before[start:stop], hashes[start:stop], hour[start:stop])
-        intents += self.book.end(self.watermark_ms)
-        return intents
+            now, place = int(grain[start]), int(epoch[start])
+            if now > self.grain:
+                self.grain = now
+                boundary = now * self.spec.grain_ms
+                done.intents += book.end(boundary)
+                told, released = book.tick(boundary, int(rows.offset[start]))
+                done.intents += told + book.cap(self.spec.max_sessions)
+                _note(moved, book, place, released)
+            stepped = book.step(
+                rows.cut(start, stop),
+                before[start:stop],
+                hashes[start:stop],
+                shelves[start:stop],
+                local_ms[start:stop],
+                numbers[start:stop],
+            )
+            done.intents += stepped.intents
+            _note(moved, book, place, stepped.moved)
+        done.intents += book.end(self.watermark_ms)
+        for mine, more in zip(segments, expected_by_partition(moved, self.spec.partitions), strict=True):
+            mine.extend(more)
 
     def finish(self) -> Ingested:
         """The source has ended: ends all live sessions at their last event plus the gap, and says so in every activity partition."""
@@ -216,6 +252,8 @@ class IngestShard:
         if self.book is not None:
             forever = np.iinfo(np.int64).max
             done.intents = self.book.end(forever)
+            if self.book.orders is not None:
+                done.intents += self.book.tick(forever, forever)[0]
             self.book.settle(forever)
         if self.holds:
             max_ms = None if self.max_ms == UNKNOWN else self.max_ms
@@ -226,6 +264,14 @@ class IngestShard:
         """The source has fallen silent (the caller's wall clock says so): every activity partition is told."""
         blocks = [[Block(1, "idle", self.source)] if self.holds else [] for _ in range(self.spec.partitions)]
         return Ingested(blocks=blocks)
+
+
+def _note(moved: list[Moved], book: SessionBook, epoch: int, change: tuple[Ints, Ints] | None) -> None:
+    """Keeps what expected purchases have moved by, with the items' names: their numbers may be others by the next tick."""
+    if change is not None and len(change[0]):
+        assert book.interest is not None
+        names = book.interest.names
+        moved.append(Moved(epoch, [names[i] for i in change[0].tolist()], change[1]))
 
 
 def _stretches(numbers: Ints) -> list[tuple[int, int]]:
@@ -265,4 +311,5 @@ def _take(rows: Rows, keep: Ints) -> Rows:
         price=None if rows.price is None else rows.price[keep],
         quantity=None if rows.quantity is None else rows.quantity[keep],
         cancelled=None if rows.cancelled is None else rows.cancelled[keep],
+        category=some(rows.category),
     )

@@ -11,7 +11,7 @@ from models.demand.forecaster import DemandForecaster
 from models.demand.network import Weights
 from models.device import pick
 from models.protocol import DemandSpec, Panel
-from stream.engine.columns import Bools, Floats, Ints
+from stream.engine.columns import MICRO, Bools, Floats, Ints
 from stream.engine.covariates import Covariates
 from stream.engine.measured import Measure, PriceSeen
 from stream.engine.spikes import SpikeDetector, spike_spec
@@ -70,6 +70,8 @@ class Resolution:
         self.measures: dict[str, Measure] = {}
         self.prices: NDArray[np.float32] = np.zeros((self.windows.past, 0), np.float32)
         """float32[past, capacity], the last price seen by the end of each closed bucket; no columns before the first price."""
+        self.expected: NDArray[np.float32] = np.zeros((self.windows.past, 0), np.float32)
+        """float32[past, capacity], purchases expected of the sessions live at the end of each closed bucket; no columns before the first."""
 
     def resize(self, capacity: int) -> None:
         for name in ("first", "active"):
@@ -79,6 +81,8 @@ class Resolution:
             setattr(self, name, grown)
         if self.prices.shape[1]:
             self.prices = _widened(self.prices, capacity)
+        if self.expected.shape[1]:
+            self.expected = _widened(self.expected, capacity, 0.0)
         for measure in self.measures.values():
             measure.resize(capacity)
         self.windows.resize(capacity)
@@ -88,6 +92,8 @@ class Resolution:
     def forget(self, slots: Ints) -> None:
         if self.prices.shape[1]:
             self.prices[:, slots] = np.nan
+        if self.expected.shape[1]:
+            self.expected[:, slots] = 0
         for measure in self.measures.values():
             measure.forget(slots)
         self.windows.forget(slots)
@@ -110,6 +116,7 @@ class Resolution:
         """The bucket that is open now: the first, or the first after a time without items that are forecast."""
         closed = self.windows.closed
         self.windows.begin(bucket)
+        self.expected[:] = 0  # nobody was in the shop
         for measure in self.measures.values():
             assert closed is not None
             if bucket - 1 - closed > len(measure.closed):
@@ -119,12 +126,13 @@ class Resolution:
                     measure.close(skipped)
         covariates.advance(self.number, bucket - 1)
 
-    def close(self, covariates: Covariates, seen: PriceSeen) -> int:
+    def close(self, covariates: Covariates, seen: PriceSeen, expected: Ints) -> int:
         """Closes the oldest open bucket and returns its number.
 
         Args:
             covariates: of the shard.
             seen: the last prices by now.
+            expected: int64[capacity], purchases expected by now, micro-units; empty where none ever were.
         """
         bucket = self.windows.close()
         for measure in self.measures.values():
@@ -133,6 +141,10 @@ class Resolution:
             if not self.prices.shape[1]:
                 self.prices = _widened(self.prices, len(seen.price))
             self.prices[bucket % len(self.prices)] = seen.price
+        if len(expected):
+            if not self.expected.shape[1]:
+                self.expected = _widened(self.expected, len(expected), 0.0)
+            self.expected[bucket % len(self.expected)] = np.maximum(expected, 0) / MICRO
         covariates.advance(self.number, bucket)
         return bucket
 
@@ -166,6 +178,8 @@ class Resolution:
         past: dict[str, NDArray[np.generic]] = {name: self.windows.channels[name].closed for name in ("views", "carts")}
         if self.prices.shape[1]:
             past["price_seen"] = self.prices
+        if self.expected.shape[1]:
+            past["expected"] = self.expected
         return Panel(
             slots,
             closed,
@@ -182,7 +196,7 @@ class Resolution:
         )
 
 
-def _widened(cells: NDArray[np.float32], capacity: int) -> NDArray[np.float32]:
-    grown = np.full((len(cells), capacity), np.nan, np.float32)
+def _widened(cells: NDArray[np.float32], capacity: int, empty: float = np.nan) -> NDArray[np.float32]:
+    grown = np.full((len(cells), capacity), empty, np.float32)
     grown[:, : cells.shape[1]] = cells
     return grown

@@ -4,29 +4,36 @@ Pure and columnar. A piece of rows (one watermark grain, see `SessionBook.step`)
 run = the rows of one session), and every counter after every row comes from cumulative sums inside the runs: no Python
 call an event, and the same integers however the log was cut into batches. Session slots are internal: no result depends
 on their numbers.
+
+A session's outcome is unknown until its gap and `label_delay` have passed by the watermark; only then is it learnt from. Orders that
+are told apart from the clickstream (`take_orders`) count at the first tick behind them.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.protocol import IntentModel, SessionRuns
-from stream.engine.columns import MICRO, MISSING, Bools, Event, Floats, IntentColumns, Ints, Rows
+from stream.engine.columns import Bools, Event, IntentColumns, Ints, Rows
+from stream.engine.features import FEATURES, QUICK_MS, ItemStanding, UserHistory, is_bot, log_prices, make_features
+from stream.engine.interest import Interest, micro
+from stream.engine.next_items import NextItems
+from stream.engine.orders import NEVER, OrderBook
+from stream.engine.publishing import choose_rows, reorder
 
-FEATURES = 16
-"""Columns of the counters that the intent models see; made in `_features`."""
+__all__ = ["FEATURES", "SessionBook", "SessionSpec"]
 
 _KINDS = len(Event)
 _NEVER = np.iinfo(np.int64).min // 2
 _TIME_BITS = 43  # epoch ms of the year 2200 and 20 bits of run number fit into int64 together
 _FREE, _LIVE, _ENDED = 0, 1, 2
-_BOT_EVENTS, _BOT_GAP_MS = 25, 1_500
-_ROUNDS_AT_ONCE = 64
+_HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,16 @@ class SessionSpec:
     thresholds: tuple[float, ...]
     by_user: bool
     """Sessions are cut from the user and named `user:start_ms`."""
+    label: str = "clickstream"
+    """Where purchases are told: clickstream | orders."""
+    label_delay_ms: int = 0
+    """How long after its end a session's outcome may still become known."""
+    positions: tuple[int, ...] = (1, 2, 3, 5, 10)
+    """Of events in a session: where the models learn."""
+    next_items: int = 0
+    """How many items that are likely to come next a record names."""
+    expected: bool = False
+    """Whether expected purchases by item are kept."""
 
 
 class SessionBook:
@@ -60,6 +77,10 @@ class SessionBook:
         ("purchase_position", np.int64),
         ("cart_position", np.int64),
         ("published", np.float32),
+        ("quick", np.int64),
+        ("last_category", np.int64),
+        ("in_category", np.int64),
+        ("user_hash", np.int64),
     )
 
     def __init__(self, spec: SessionSpec, model: IntentModel, version: str) -> None:
@@ -87,7 +108,16 @@ class SessionBook:
         self.purchase_position: Ints = np.zeros(0, np.int64)
         self.cart_position: Ints = np.zeros(0, np.int64)
         self.published: NDArray[np.float32] = np.zeros(0, np.float32)
+        self.quick: Ints = np.zeros(0, np.int64)
+        self.last_category: Ints = np.zeros(0, np.int64)
+        self.in_category: Ints = np.zeros(0, np.int64)
+        self.user_hash: Ints = np.zeros(0, np.int64)
         self.counts: Ints = np.zeros((0, _KINDS), np.int64)
+        self.standing = ItemStanding()
+        self.history = UserHistory()
+        self.interest = Interest() if spec.expected else None
+        self.next_items = NextItems() if spec.next_items else None
+        self.orders = OrderBook(spec.positions) if spec.label == "orders" else None
         self.resize(1024)
 
     @property
@@ -115,10 +145,21 @@ class SessionBook:
         self.grown += 1
         self.touched = None
         self.model.resize(capacity)
+        if self.interest is not None:
+            self.interest.resize(capacity)
+        if self.orders is not None:
+            self.orders.resize(capacity)
 
     def reindex(self) -> None:
         """Finds the live sessions' keys again after the arrays were replaced."""
         self.index = {self.keys[slot]: slot for slot in np.flatnonzero(self.state == _LIVE).tolist()}
+
+    def ended_by_key(self) -> dict[str, list[int]]:
+        """Slots of ended sessions whose outcome is not settled, by key."""
+        found: dict[str, list[int]] = {}
+        for slot in np.flatnonzero(self.state == _ENDED).tolist():
+            found.setdefault(self.keys[slot], []).append(slot)
+        return found
 
     def _touch(self, slots: Ints | int) -> None:
         if self.touched is not None:
@@ -133,17 +174,19 @@ class SessionBook:
 
     # -- one piece of rows -------------------------------------------------------------------------------------------
 
-    def step(self, rows: Rows, watermark_before_ms: Ints, item_hash: Ints, hour: Floats) -> list[IntentColumns]:
+    def step(self, rows: Rows, watermark_before_ms: Ints, item_hash: Ints, category_hash: Ints, local_ms: Ints, item: Ints) -> Stepped:
         """Takes rows that lie between two ticks.
 
         Args:
             rows: the piece, in offset order; `session` or `user` mapped.
             watermark_before_ms: int64[rows], the partition's watermark before each row.
             item_hash: int64[rows], a stable hash of the item, 0 for none.
-            hour: float64[rows], local hour of the day.
+            category_hash: int64[rows], of its category.
+            local_ms: int64[rows], local time.
+            item: int64[rows], number of the item in `interest`, -1 for none; not looked at where no interest is kept.
 
         Returns:
-            The intent records that these rows cause, a session's in order.
+            The intent records that these rows cause, a session's in order; and what expected purchases have moved by.
         """
         keys = rows.user if self.spec.by_user else rows.session
         assert keys is not None and rows.event is not None
@@ -195,25 +238,53 @@ class SessionBook:
         previous = np.empty(len(order), np.int64)
         previous[1:] = time[:-1]
         previous[starts] = np.where(continued, self.previous_ms[slot], time[starts])
-        hashes = item_hash[order]
-        item_before = np.empty(len(order), np.int64)
-        item_before[1:] = hashes[:-1]
-        item_before[starts] = np.where(continued, self.last_item[slot], 0)
+        hashes, shelf = item_hash[order], category_hash[order]
+        # What was shown last: a search between two views of an item does not part them.
+        shown = _last_before(hashes != 0, starts, run)
+        item_before = np.where(shown >= 0, hashes[shown], np.where(continued, self.last_item[slot], 0)[run])
+        shelf_before = np.where(shown >= 0, shelf[shown], np.where(continued, self.last_category[slot], 0)[run])
         same = (hashes == item_before) & (hashes != 0)
+        same_shelf = (shelf == shelf_before) & (shelf != 0)
         repeat_count = np.cumsum(same)
         repeats = repeat_count - (repeat_count[starts] - same[starts] - np.where(continued, self.repeats[slot], 0))[run]
 
-        x = _features(
-            kind, counts, position, repeats, time - begun, time - previous, None if rows.price is None else rows.price[order], hour[order]
-        )
-        scores = self.model.score(SessionRuns(slot[run], position, x))
+        last_gap = time - previous
+        quick_gap = (last_gap < QUICK_MS) & (position > 1)
+        quick = _running(quick_gap, starts, np.where(continued, self.quick[slot], 0))[run] + np.cumsum(quick_gap)
+        in_category = _running(same_shelf, starts, np.where(continued, self.in_category[slot], 0))[run] + np.cumsum(same_shelf)
+        users = rows.user
+        row_of_start = order[starts]
+        user_hash = np.where(continued, self.user_hash[slot], 0)
+        if users is not None:
+            named = row_of_start[new_runs].tolist()
+            user_hash[new_runs] = [zlib.crc32(users[i].encode()) + 1 if users[i] else 0 for i in named]
+        sessions, buys = self.history.of(user_hash)
+        log_price = log_prices(None if rows.price is None else rows.price[order], len(order))
+        x = make_features(
+            kind, counts, position, repeats, in_category, time - begun, last_gap, same & (kind == Event.VIEW),
+            same_shelf & (kind == Event.VIEW), log_price, local_ms[order],
+            self.standing.columns(hashes, shelf, log_price), (user_hash > 0)[run], sessions[run], buys[run],
+        )  # fmt: skip
+        if self.next_items is not None:
+            self.next_items.see(item_before, shelf_before, hashes)
+        self.standing.count(kind, hashes, shelf, log_price)
+        scores = self.model.score(SessionRuns(slot[run], position, x, hashes, shelf))
 
         purchased = counts[Event.PURCHASE] > 0
+        if self.orders is not None:
+            purchased |= np.where(continued, self.orders.ordered_ms[slot] != NEVER, False)[run]
         p_purchase = np.where(purchased, np.float32(1), scores.purchase)
         p_cart = np.where(counts[Event.CART] > 0, np.float32(1), scores.cart)
+        bot = is_bot(position, quick, repeats, time - begun)
         turned = purchased & (kind == Event.PURCHASE) & (counts[Event.PURCHASE] == 1)
         initially_published = np.where(continued, self.published[slot], np.float32(0))
-        chosen, last_published = self._choose(run, index_in_run, starts, stops, p_purchase, turned, initially_published)
+        if self.spec.every_event:
+            chosen, last_published = np.ones(len(run), np.bool_), p_purchase[stops - 1]
+        else:
+            spec = self.spec
+            chosen, last_published = choose_rows(
+                spec.publish_delta, spec.thresholds, run, starts, stops, p_purchase, turned, initially_published
+            )
 
         # Write back: the state after each run's last row.
         last = stops - 1
@@ -227,63 +298,36 @@ class SessionBook:
         self.counts[slot] = counts[:, last].T
         self.last_ms[slot] = run_last[last]
         self.previous_ms[slot] = time[last]
-        self.last_item[slot] = hashes[last]
+        self.last_item[slot] = np.where(hashes[last] != 0, hashes[last], item_before[last])
         self.repeats[slot] = repeats[last]
+        self.quick[slot] = quick[last]
+        self.last_category[slot] = np.where(hashes[last] != 0, shelf[last], shelf_before[last])
+        self.in_category[slot] = in_category[last]
+        self.user_hash[slot] = user_hash
         self.published[slot] = last_published
         self.state[slot] = _LIVE
         self._touch(slot)
-        users = rows.user
-        row_of_start = order[starts]
+        if self.orders is not None:
+            self.orders.see(slot[run], position, time, slot[new_runs])
         for i in new_runs.tolist():
             key, s = key_list[group[starts[i]]], int(slot[i])
             self.keys[s] = key
             self.users[s] = "" if users is None else users[row_of_start[i]]
             self.index[key] = s
 
-        return self._publish(
-            rows, order, run, slot, chosen, position, p_purchase, p_cart, purchased, counts, begun, time, ended_runs, starts
+        moved = None
+        if self.interest is not None:
+            gone = purchased[last] | bot[last]
+            p_micro = np.where(gone, 0, micro(p_purchase[last]))
+            moved = self.interest.move(slot, ~continued, run, starts, kind, item[order], p_micro)
+        named = None
+        if self.next_items is not None:
+            here = hashes != 0
+            named = np.where(here, hashes, item_before), np.where(here, shelf, shelf_before)
+        return Stepped(
+            self._publish(order, run, slot, chosen, position, p_purchase, p_cart, purchased, bot, begun, time, ended_runs, starts, named),
+            moved,
         )
-
-    def _choose(
-        self,
-        run: Ints,
-        index_in_run: Ints,
-        starts: Ints,
-        stops: Ints,
-        p: NDArray[np.float32],
-        turned: Bools,
-        published: NDArray[np.float32],
-    ) -> tuple[Bools, NDArray[np.float32]]:
-        """Which rows publish: decided event by event (against what was last published), or the records would depend on the batches."""
-        if self.spec.every_event:
-            return np.ones(len(run), np.bool_), p[stops - 1]
-        delta = np.float32(self.spec.publish_delta)
-        edges = np.array(self.spec.thresholds, dtype=np.float32)
-        published = published.copy()
-        chosen = np.zeros(len(run), np.bool_)
-        level = np.searchsorted(edges, p, side="right")
-        lengths = stops - starts
-        by_length = np.argsort(-lengths, kind="stable")
-        sorted_lengths = -lengths[by_length]
-        rounds = int(lengths.max())
-        for k in range(min(rounds, _ROUNDS_AT_ONCE)):
-            runs = by_length[: np.searchsorted(sorted_lengths, -k, side="left")]
-            rows = starts[runs] + k
-            value, before = p[rows], published[runs]
-            moved = (np.abs(value - before) >= delta) | turned[rows] | (level[rows] != np.searchsorted(edges, before, side="right"))
-            chosen[rows] = moved
-            published[runs[moved]] = value[moved]
-        # What is left are a few very long sessions: one at a time.
-        for r in by_length[: np.searchsorted(sorted_lengths, -_ROUNDS_AT_ONCE, side="left")].tolist():
-            before, at = published[r], starts[r] + _ROUNDS_AT_ONCE
-            before_level = int(np.searchsorted(edges, before, side="right"))
-            piece = slice(at, stops[r])
-            for i, (value, turn, lev) in enumerate(zip(p[piece], turned[piece].tolist(), level[piece].tolist(), strict=True)):
-                if turn or lev != before_level or abs(value - before) >= delta:
-                    chosen[at + i] = True
-                    before, before_level = value, lev
-            published[r] = before
-        return chosen, published
 
     def _ended_by_restart(self, new_runs: Ints, first: Bools, old_slot: Ints, slot: Ints) -> list[tuple[int, int]]:
         """(run that begins, slot of the session of the same key that it ends), and marks those sessions ended."""
@@ -296,7 +340,6 @@ class SessionBook:
 
     def _publish(
         self,
-        rows: Rows,
         order: Ints,
         run: Ints,
         slot: Ints,
@@ -305,11 +348,12 @@ class SessionBook:
         p_purchase: NDArray[np.float32],
         p_cart: NDArray[np.float32],
         purchased: Bools,
-        counts: Ints,
+        bot: Bools,
         begun: Ints,
         time: Ints,
         ended_runs: list[tuple[int, int]],
         starts: Ints,
+        shown: tuple[Ints, Ints] | None,
     ) -> list[IntentColumns]:
         records: list[IntentColumns] = []
         picked = np.flatnonzero(chosen)
@@ -327,8 +371,11 @@ class SessionBook:
                 p_cart=p_cart[picked].astype(np.float64),
                 ended=np.zeros(len(picked), np.bool_),
                 purchased=purchased[picked],
-                bot=_is_bot(position[picked], time[picked] - begun[picked]),
+                bot=bot[picked],
                 model_version=self.version,
+                next_items=None
+                if self.next_items is None or shown is None
+                else self.next_items.told(shown[0][picked], shown[1][picked], self.spec.next_items),
             )
         if not ended_runs:
             return [] if moved is None else [moved]
@@ -336,12 +383,14 @@ class SessionBook:
         for _, s in ended_runs:
             self.state[s] = _ENDED
             self._touch(s)
+            if self.orders is not None:
+                self.orders.ended.setdefault(self.keys[s], []).append(s)
         ended = self._ended_columns(np.array([s for _, s in ended_runs], dtype=np.int64))
         cause = np.array([order[starts[i]] for i, _ in ended_runs], dtype=np.int64)
         if moved is None:
-            return [_reorder([ended], np.argsort(cause, kind="stable"))]
+            return [reorder([ended], np.argsort(cause, kind="stable"))]
         place = np.concatenate([cause * 2 - 1, order[picked] * 2])
-        records.append(_reorder([ended, moved], np.argsort(place, kind="stable")))
+        records.append(reorder([ended, moved], np.argsort(place, kind="stable")))
         return records
 
     def _names(self, slots: Sequence[int], start_ms: Ints) -> list[str]:
@@ -352,21 +401,23 @@ class SessionBook:
     # -- ends --------------------------------------------------------------------------------------------------------
 
     def _ended_columns(self, slots: Ints) -> IntentColumns:
-        """The last record of each of these sessions: what happened is known, so the probabilities are 0 or 1."""
+        """The last record of each of these sessions: what happened is known, so the probabilities are 0 or 1 (but for orders to come)."""
         events = self.counts[slots].sum(axis=1)
-        purchased = self.purchase_position[slots] > 0
+        purchased = self._bought(slots)
         slot_list = slots.tolist()
         return IntentColumns(
             session=self._names(slot_list, self.start_ms[slots]),
             user=[self.users[s] for s in slot_list],
             issued_at_ms=self.last_ms[slots] + self.spec.gap_ms,
             events=events,
-            p_purchase=purchased.astype(np.float64),
+            # Without orders nothing can follow; with them a sale may still become known.
+            p_purchase=np.where(purchased, 1.0, 0.0 if self.orders is None else self.published[slots].astype(np.float64)),
             p_cart=(self.cart_position[slots] > 0).astype(np.float64),
             ended=np.ones(len(slots), np.bool_),
             purchased=purchased,
-            bot=_is_bot(events, self.last_ms[slots] - self.start_ms[slots]),
+            bot=self.bots(slots),
             model_version=self.version,
+            next_items=None if self.next_items is None else [[] for _ in slot_list],
         )
 
     def end(self, watermark_ms: int) -> list[IntentColumns]:
@@ -387,6 +438,8 @@ class SessionBook:
         self._touch(over)
         for s in over.tolist():
             del self.index[self.keys[s]]
+            if self.orders is not None:
+                self.orders.ended.setdefault(self.keys[s], []).append(s)
         return self._ended_columns(over)
 
     def cap(self, most: int) -> list[IntentColumns]:
@@ -403,77 +456,111 @@ class SessionBook:
         self.evicted += surplus
         return [self._over(over)]
 
-    def settle(self, boundary_ms: int) -> None:
-        """A tick: learns from the sessions that ended by the boundary, in canonical order, and forgets them.
+    def tick(self, boundary_ms: int, offset: int) -> tuple[list[IntentColumns], tuple[Ints, Ints] | None]:
+        """The watermark enters another grain: orders count, sessions that are over give back what was expected of them, those whose outcome
+        is known are learnt from and forgotten, in canonical order.
 
         Args:
             boundary_ms: start of the grain that the watermark has entered; `end` was called with it.
+            offset: of the row that brought it there.
+
+        Returns:
+            Records of sessions that an order has turned into buyers; what expected purchases have moved by.
         """
-        over = np.flatnonzero((self.state == _ENDED) & (self.last_ms + self.spec.gap_ms <= boundary_ms))
+        told = [] if self.orders is None else self._take_orders(boundary_ms, offset)
+        moved = None
+        if self.interest is not None:
+            over = np.flatnonzero((self.state == _ENDED) & (self.last_ms + self.spec.gap_ms <= boundary_ms))
+            moved = self.interest.release(over)
+            self._touch(over)
+            self.interest.tidy(self.state != _FREE)
+        self.settle(boundary_ms)
+        self.standing.tick(boundary_ms // _HOUR_MS)
+        if self.next_items is not None:
+            self.next_items.tick(boundary_ms // _HOUR_MS)
+        return told, moved
+
+    def settle(self, boundary_ms: int) -> None:
+        """Learns from the sessions whose outcome is known by the boundary, in canonical order, and forgets them.
+
+        Args:
+            boundary_ms: of the watermark.
+        """
+        known_ms = boundary_ms - self.spec.label_delay_ms
+        over = np.flatnonzero((self.state == _ENDED) & (self.last_ms + self.spec.gap_ms <= known_ms))
         if not len(over):
             return
         over = over[np.lexsort((self.start_offset[over], self.last_ms[over]))]
-        bots = _is_bot(self.counts[over].sum(axis=1), self.last_ms[over] - self.start_ms[over])
-        # A bot teaches nothing about buyers; marked as not at risk from its first event on.
-        purchase = np.where(bots, 1, self.purchase_position[over])
-        cart = np.where(bots, 1, self.cart_position[over])
-        self.model.settle(over, purchase, cart)
+        bots = self.bots(over)
+        bought = self.purchase_position[over] if self.orders is None else self.orders.positions_of(over)
+        # A robot teaches nothing about buyers; marked as not at risk from its first event on.
+        self.model.settle(over, np.where(bots, 1, bought), np.where(bots, 1, self.cart_position[over]))
+        self.history.settle(np.where(bots, 0, self.user_hash[over]), bought > 0)
         self.state[over] = _FREE
         self._touch(over)
         self.counts[over] = 0
         self.published[over] = 0
+        if self.orders is not None:
+            self.orders.forget(over, [self.keys[s] for s in over.tolist()])
         for s in over.tolist():
             self.keys[s] = self.users[s] = ""
         self.free.extend(over[::-1].tolist())
 
+    def _take_orders(self, boundary_ms: int, offset: int) -> list[IntentColumns]:
+        """Orders below the boundary, by time and place in the log, to the sessions that they are of."""
+        assert self.orders is not None
+        reach = self.spec.gap_ms + self.spec.label_delay_ms
+        hits: list[int] = []
+        at: list[int] = []
+        for key, time_ms in self.orders.due(boundary_ms, offset):
+            candidates = [self.index[key]] if key in self.index else []
+            candidates += self.orders.ended.get(key, [])
+            fits = [s for s in candidates if int(self.start_ms[s]) <= time_ms <= int(self.last_ms[s]) + reach]
+            if not fits:
+                continue
+            s = max(fits, key=lambda slot: (int(self.start_ms[slot]), int(self.start_offset[slot])))
+            if self.orders.ordered_ms[s] == NEVER:
+                hits.append(s)
+                at.append(time_ms)
+                self.orders.ordered_ms[s] = time_ms
+        if not hits:
+            return []
+        slots = np.array(hits, dtype=np.int64)
+        self._touch(slots)
+        self.published[slots] = 1
+        columns = self._ended_columns(slots)
+        ended = self.state[slots] == _ENDED
+        return [replace(columns, issued_at_ms=np.array(at, dtype=np.int64), ended=ended)]
 
-def _is_bot(events: Ints, length_ms: Ints) -> Bools:
-    """Many events without time to think between them; a missing cart alone is no sign (two thirds of buyers have none)."""
-    return np.asarray((events >= _BOT_EVENTS) & (length_ms < events * _BOT_GAP_MS), dtype=np.bool_)
+    def _bought(self, slots: Ints) -> Bools:
+        clicked = self.purchase_position[slots] > 0
+        return clicked if self.orders is None else clicked | (self.orders.ordered_ms[slots] != NEVER)
+
+    def bots(self, slots: Ints) -> Bools:
+        """bool[slots], which of these sessions are robots', by all that they did."""
+        events = self.counts[slots].sum(axis=1)
+        return is_bot(events, self.quick[slots], self.repeats[slots], self.last_ms[slots] - self.start_ms[slots])
 
 
-def _features(
-    kind: NDArray[np.int8],
-    counts: Ints,
-    position: Ints,
-    repeats: Ints,
-    since_start_ms: Ints,
-    since_previous_ms: Ints,
-    price: Ints | None,
-    hour: Floats,
-) -> NDArray[np.float32]:
-    """float32[rows, FEATURES]; every column a function of integers, element by element."""
-    x = np.empty((len(kind), FEATURES), np.float32)
-    x[:, 0] = np.log1p(position)
-    x[:, 1] = np.log1p(counts[Event.VIEW])
-    x[:, 2] = np.log1p(counts[Event.CART])
-    x[:, 3] = np.log1p(counts[Event.REMOVE])
-    x[:, 4] = np.log1p(counts[Event.SEARCH])
-    x[:, 5] = np.log1p(repeats)
-    x[:, 6] = np.log1p(np.maximum(since_start_ms, 0) / 1000.0)
-    x[:, 7] = np.log1p(np.maximum(since_previous_ms, 0) / 1000.0)
-    for column, code in enumerate((Event.VIEW, Event.SEARCH, Event.CART, Event.REMOVE, Event.OTHER), start=8):
-        x[:, column] = kind == code
-    x[:, 13] = 0 if price is None else np.log1p(np.maximum(np.where(price == MISSING, 0, price), 0) / MICRO)
-    x[:, 14] = np.sin(hour * (2 * np.pi / 24))
-    x[:, 15] = np.cos(hour * (2 * np.pi / 24))
-    return x
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What a piece of rows gave."""
+
+    intents: list[IntentColumns]
+    moved: tuple[Ints, Ints] | None
+    """Of expected purchases: (number of the item, difference in micro-units); None where none are kept."""
 
 
-def _reorder(parts: Sequence[IntentColumns], order: Ints) -> IntentColumns:
-    """The records of all parts in the given order."""
-    picks = order.tolist()
-    sessions = [name for part in parts for name in part.session]
-    users = [name for part in parts for name in (part.user or [])]
-    return IntentColumns(
-        session=[sessions[i] for i in picks],
-        user=[users[i] for i in picks],
-        issued_at_ms=np.concatenate([p.issued_at_ms for p in parts])[order],
-        events=np.concatenate([p.events for p in parts])[order],
-        p_purchase=np.concatenate([p.p_purchase for p in parts])[order],
-        p_cart=np.concatenate([p.p_cart for p in parts])[order],
-        ended=np.concatenate([p.ended for p in parts])[order],
-        purchased=np.concatenate([p.purchased for p in parts])[order],
-        bot=np.concatenate([p.bot for p in parts])[order],
-        model_version=parts[0].model_version,
-    )
+def _last_before(flag: Bools, starts: Ints, run: Ints) -> Ints:
+    """int64[rows], the last earlier row of the same run where the flag holds, -1 for none."""
+    last = np.maximum.accumulate(np.where(flag, np.arange(len(flag)), -1))
+    before = np.empty(len(flag), np.int64)
+    before[0] = -1
+    before[1:] = last[:-1]
+    return np.where(before >= starts[run], before, -1)
+
+
+def _running(flag: Bools, starts: Ints, initial: Ints) -> Ints:
+    """int64[runs], what to add to the cumulative sum of the flags to count from `initial` in each run."""
+    total = np.cumsum(flag)
+    return np.asarray(initial - (total[starts] - flag[starts]), dtype=np.int64)

@@ -82,6 +82,10 @@ def ingest_arrays(shard: IngestShard) -> State:
     if book is None:
         return {}
     state: State = {name: getattr(book, name) for name, _ in book.ARRAYS}
+    if book.interest is not None:
+        state |= {f"interest.{name}": getattr(book.interest, name) for name in book.interest.ARRAYS}
+    if book.orders is not None:
+        state |= {"orders.probe_ms": book.orders.probe_ms, "orders.ordered_ms": book.orders.ordered_ms}
     return _below("sessions.", state | {"counts": book.counts} | _below("model.", book.model.slot_state()))
 
 
@@ -121,6 +125,15 @@ def ingest_note(shard: IngestShard) -> State:
         return state
     own: State = {"free": np.array(book.free, dtype=np.int64)}
     own |= _below("keys.", pack_texts(book.keys)) | _below("users.", pack_texts(book.users))
+    own |= _below("standing.", book.standing.state()) | {"history": book.history.counts.copy()}
+    if book.interest is not None:
+        own |= _below("interest.names.", pack_texts(book.interest.names))
+    if book.next_items is not None:
+        own |= _below("next.", book.next_items.state()) | _below("next.text.", pack_texts(list(book.next_items.names.values())))
+    if book.orders is not None:
+        waiting = book.orders.waiting
+        own["orders.waiting"] = np.array([[order[0] for order in waiting], [order[1] for order in waiting]], dtype=np.int64)
+        own |= _below("orders.keys.", pack_texts([order[2] for order in waiting]))
     return state | _below("sessions.", own | _below("model.", book.model.shared_state()))
 
 
@@ -135,11 +148,23 @@ def restore_ingest(shard: IngestShard, state: Mapping[str, NDArray[Any]]) -> Non
 def _restore_book(book: SessionBook, state: Mapping[str, NDArray[Any]]) -> None:
     book.resize(len(state["state"]))
     for name, kind in book.ARRAYS:
-        setattr(book, name, np.array(state[name], dtype=kind))
+        if name in state:
+            setattr(book, name, np.array(state[name], dtype=kind))
     book.counts = np.array(state["counts"], dtype=np.int64)
     book.free = state["free"].tolist()
     book.keys, book.users = unpack_texts(_under("keys.", state)), unpack_texts(_under("users.", state))
     book.reindex()
+    if "history" not in state:
+        # Versions 1 and 2: who is in the shop is known; the models saw less of them, and begin to learn anew.
+        return
+    book.standing.restore(_under("standing.", state))
+    book.history.counts = np.array(state["history"], np.int32)
+    if book.interest is not None:
+        book.interest.restore(_under("interest.", state), unpack_texts(_under("interest.names.", state)))
+    if book.next_items is not None:
+        book.next_items.restore(_under("next.", state), unpack_texts(_under("next.text.", state)))
+    if book.orders is not None:
+        book.orders.restore(_under("orders.", state), unpack_texts(_under("orders.keys.", state)), book.ended_by_key())
     book.model.restore(_under("model.", state))
 
 

@@ -215,6 +215,7 @@ class _Batch:
         price = self._micro("price")
         quantity = self._micro("quantity", required=kind == "orders")
         cancelled = read_flags(self._values("cancelled")) if self._has("cancelled") else None
+        category = self._ids("category") if kind == "clickstream" else None
         extra = self._extra()
         self._check_amounts(price, quantity)
         if extra is not None:
@@ -236,6 +237,7 @@ class _Batch:
             price=price,
             quantity=quantity,
             cancelled=cancelled,
+            category=category,
             extra=extra,
         )
         if self.rejected:
@@ -367,6 +369,6 @@ def _select(rows: Rows, kept: Ints) -> Rows:
             return None
         return column[kept] if isinstance(column, np.ndarray) else list(compress(column, chosen))
 
-    columns = ("offset", "stamp_ms", "time_ms", "item", "event", "session", "user", "order", "price", "quantity", "cancelled")
+    columns = ("offset", "stamp_ms", "time_ms", "item", "event", "session", "user", "order", "price", "quantity", "cancelled", "category")
     extra = None if rows.extra is None else {name: part(values) for name, values in rows.extra.items()}
     return Rows(**{name: part(getattr(rows, name)) for name in columns}, extra=extra)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,8 @@ from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.mapping import Decoder
 from stream.records import HEADERS, dead_letter_headers, encode_intent, fit_dead_letter
+from stream.runners.intent_weights import load_intent
+from stream.runners.outcomes import NO_ORDERS, Orders, split_orders
 from stream.runners.stage import Shard, Step, Stopwatch
 
 GRAIN_MS = 15 * 60_000
@@ -48,6 +50,7 @@ class IngestObserver(Protocol):
     def dead_letter(self, source: str, reason: str, messages: int) -> None: ...
     def late(self, source: str, outcome: str, events: int) -> None: ...
     def sessions_live(self, sessions: int) -> None: ...
+    def intent_calibration_error(self, ratio: float) -> None: ...
     def evicted(self, kind: str, slots: int) -> None: ...
     def model(self, model: str, version: str, device: str) -> None: ...
 
@@ -59,8 +62,10 @@ class _Waiting:
     decoded: Decoded
     bytes_of: dict[int, tuple[bytes | None, bytes | None]]
     """Key and value of the rejected messages, by offset."""
+    orders: Orders
     row: int = 0
     rejected: int = 0
+    order: int = 0
     counted: bool = False
 
 
@@ -71,6 +76,7 @@ class Taken:
     rows: list[Rows] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     bytes_of: dict[int, tuple[bytes | None, bytes | None]] = field(default_factory=dict)
+    orders: list[Orders] = field(default_factory=list)
     next_offset: int = 0
 
 
@@ -113,14 +119,19 @@ class IngestWork:
         return None if following is None else self.engine.next_mark_ms(following)
 
     def accept(self, messages: Messages) -> None:
-        decoded = self.decoder.decode(messages)
+        orders = NO_ORDERS
+        if self.engine.book is not None and self.engine.book.orders is not None:
+            kept, orders = split_orders(messages)
+            decoded = replace(self.decoder.decode(kept), next_offset=messages.offsets[-1] + 1)
+        else:
+            decoded = self.decoder.decode(messages)
         bytes_of: dict[int, tuple[bytes | None, bytes | None]] = {}
         if decoded.rejected:
             for bad in decoded.rejected:
                 i = bisect_left(messages.offsets, bad.offset)
                 bytes_of[bad.offset] = (messages.key(i), messages.values[i])
         self._keep_for_late(messages, decoded, bytes_of)
-        self.queue.append(_Waiting(decoded, bytes_of))
+        self.queue.append(_Waiting(decoded, bytes_of, orders))
         self.queued += len(decoded.rows)
 
     def _keep_for_late(self, messages: Messages, decoded: Decoded, bytes_of: dict[int, tuple[bytes | None, bytes | None]]) -> None:
@@ -173,6 +184,10 @@ class IngestWork:
                 last += 1
             taken.rejected += bad[head.rejected : last]
             taken.bytes_of = taken.bytes_of | head.bytes_of if taken.bytes_of else head.bytes_of
+            told = int(np.searchsorted(head.orders.offset, bound))
+            if told > head.order:
+                taken.orders.append(head.orders.cut(head.order, told))
+                head.order = told
             if count:
                 taken.rows.append(rows.cut(head.row, head.row + count))
             head.row, head.rejected = head.row + count, last
@@ -189,6 +204,8 @@ class IngestWork:
         if not self.quiet:
             for bad in taken.rejected:
                 self.stage.observer.dead_letter(source, bad.reason, 1)
+        for orders in taken.orders:
+            self.engine.take_orders(orders.keys, orders.time_ms, orders.offset)
         done = Ingested(blocks=[]) if rows is None else self.engine.step(rows)
         self._count(done)
         done.rejected = sorted([*taken.rejected, *done.rejected], key=lambda bad: bad.offset)
@@ -300,6 +317,7 @@ class IngestStage:
         prefix = config.output.prefix
         self.intent_topic, self.activity_topic, self.deadletter_topic = (f"{prefix}{name}" for name in ("intent", "activity", "deadletter"))
         self.agreement = agreement(config)
+        self.weights = load_intent(config.intent.weights, FEATURES) if config.intent.weights else None
         self.roster = [
             activity.Source(source.name, p)
             for source in config.sources.values()
@@ -330,7 +348,8 @@ class IngestStage:
         )
         book = None
         if source.kind == "clickstream":
-            scorer = IntentScorer(IntentSpec(features=FEATURES), pick(self.config.device.name))
+            spec_of_intent = IntentSpec(features=FEATURES)
+            scorer = IntentScorer(spec_of_intent, pick(self.config.device.name), self.weights)
             self.stopwatch.watch("model", scorer, "score", "settle")
             self.observer.model("intent", scorer.version, self.config.device.name)
             session = SessionSpec(
@@ -339,9 +358,19 @@ class IngestStage:
                 publish_delta=intent.publish_delta,
                 thresholds=intent.thresholds,
                 by_user="session" not in source.fields,
+                label=intent.label,
+                label_delay_ms=intent.label_delay_ms,
+                positions=spec_of_intent.positions,
+                next_items=intent.next_items,
+                expected=True,
             )
             book = SessionBook(session, scorer, scorer.version)
         return IngestShard(activity.Source(source.name, partition.partition), source.kind, spec, book)
+
+    def scorers(self, works: Sequence[IngestWork]) -> list[IntentScorer]:
+        """The intent scorers of these partitions."""
+        models = [work.engine.book.model for work in works if work.engine.book is not None]
+        return [model for model in models if isinstance(model, IntentScorer)]
 
     def observe(self, shards: Mapping[Partition, Shard]) -> None:
         works = [work for work in shards.values() if isinstance(work, IngestWork)]
@@ -349,4 +378,8 @@ class IngestStage:
             if work.engine.book is not None:
                 self.observer.evicted("session", work.engine.book.evicted)
                 work.engine.book.evicted = 0
+        errors = [scorer.calibration_error_ratio() for scorer in self.scorers(works)]
+        known = [error for error in errors if not np.isnan(error)]
+        if known:
+            self.observer.intent_calibration_error(float(np.mean(known)))
         self.observer.sessions_live(sum(work.engine.book.live for work in works if work.engine.book is not None))

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from stream.config import Config, Source
 from stream.engine.columns import Rows
 from stream.kafka.log import Messages, Partition, Records
 from stream.runners.ingest import IngestObserver, IngestStage, IngestWork, Taken, read_topic
+from stream.runners.outcomes import write_order
 from stream.runners.stage import Shard
 
 
@@ -59,8 +62,42 @@ class RepartitionWork(IngestWork):
         return []
 
 
+class OrderWork(RepartitionWork):
+    """One partition of orders that are outcomes of sessions: each is put among the clickstream. What cannot be read is ingest's to say."""
+
+    def __init__(self, partition: Partition, source: Source, stage: RepartitionStage) -> None:
+        super().__init__(partition, source, stage)
+        clicks = [other for other in stage.config.sources.values() if other.kind == "clickstream"]
+        self.targets = [read_topic(other, stage.config) for other in clicks]
+        self.by_user = "session" not in clicks[0].fields
+
+    def accept(self, messages: Messages) -> None:
+        IngestWork.accept(self, messages)
+
+    def count(self, events: Mapping[str, int]) -> None:
+        """Ingest counts them."""
+
+    def outputs(self, rows: Rows | None, taken: Taken) -> Iterator[list[Records]]:
+        if rows is None or not len(rows):
+            return
+        self.engine.max_ms = max(self.engine.max_ms, int(rows.time_ms.max()))
+        names = rows.user if self.by_user else rows.session
+        assert names is not None and rows.quantity is not None
+        bought = rows.quantity > 0
+        if rows.cancelled is not None:
+            bought &= ~rows.cancelled
+        # One an order, however many lines it has.
+        lines = {(rows.offset[i], names[i]): int(rows.time_ms[i]) for i in np.flatnonzero(bought).tolist() if names[i]}
+        if not lines:
+            return
+        keys = [name.encode() for _, name in lines]
+        values = [write_order(time_ms) for time_ms in lines.values()]
+        size = sum(map(len, keys)) + sum(map(len, values))
+        yield [Records(target, keys, values, bytes=size) for target in self.targets]
+
+
 class RepartitionStage(IngestStage):
-    """Opens the partitions of the sources that say `repartition = true`.
+    """Opens the partitions of the sources that say `repartition = true`, and those of orders where they are outcomes of sessions.
 
     Args:
         config: the user's.
@@ -73,9 +110,13 @@ class RepartitionStage(IngestStage):
 
     def __init__(self, config: Config, partitions: Mapping[str, int], observer: IngestObserver) -> None:
         super().__init__(config, partitions, observer)
-        self.by_topic = {source.topic: source for source in config.sources.values() if source.repartition}
+        labels = config.intent.label == "orders"
+        self.by_topic = {
+            source.topic: source for source in config.sources.values() if source.repartition or (labels and source.kind == "orders")
+        }
         self.topics = tuple(self.by_topic)
         self.max_lead_ms = config.time.out_of_orderness_ms
 
     def open(self, partition: Partition) -> Shard:
-        return RepartitionWork(partition, self.by_topic[partition.topic], self)
+        source = self.by_topic[partition.topic]
+        return OrderWork(partition, source, self) if source.kind == "orders" else RepartitionWork(partition, source, self)

@@ -114,6 +114,9 @@ class Report:
         self.metrics.sessions_live(sessions)
         self.sessions = sessions
 
+    def intent_calibration_error(self, ratio: float) -> None:
+        self.metrics.intent_calibration_error(ratio)
+
     def model(self, model: str, version: str, device: str) -> None:
         self.metrics.model(model, version, device)
 

@@ -160,7 +160,7 @@ def test_nothing_is_learnt_of_what_has_not_ended(name: str) -> None:
 
 @every
 def test_learns_who_buys(name: str) -> None:
-    model = trained(name, rounds=25)
+    model = trained(name, rounds=250 if name == "tree" else 25)  # the tree learns of one session in a hundred
     runs, bought, _ = sessions(400, 1_000)
     found = model.score(runs).purchase.astype(np.float64)
     risk = (runs.position < bought[runs.slot]) | (bought[runs.slot] == 0)
@@ -199,7 +199,7 @@ def test_memory_is_bounded(name: str) -> None:
         model.score(runs)
         model.settle(np.arange(400), bought, carted)
     assert sum(array.nbytes for array in state_of(model).values()) == before
-    assert before < 800 * 400 + 200_000
+    assert before < 800 * 400 + 500_000
 
 
 @every
@@ -262,7 +262,7 @@ def test_falls_back_where_torch_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.intent.scorer.RecurrentIntent", broken)
     scorer = IntentScorer(IntentSpec(FEATURES, POSITIONS))
     scorer.resize(60)
-    assert scorer.version == "builtin-1-logistic"
+    assert scorer.version == "builtin-2-logistic"
     runs, bought, carted = sessions(60, 0)
     check(scorer.score(runs), len(runs.slot))
     scorer.settle(np.arange(60), bought, carted)
