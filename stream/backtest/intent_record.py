@@ -71,8 +71,8 @@ class Events:
     def risk(self) -> NDArray[np.bool_]:
         """bool[events], the session has an outcome, is no robot's, and had not bought by this event."""
         at = self.purchase_position[self.session]
-        known: NDArray[np.bool_] = (self.settled & ~self.bot)[self.session]
-        return known & ((at == 0) | (self.position < at))
+        open_yet = (at == 0) | (self.position < at)
+        return np.asarray((self.settled & ~self.bot)[self.session] & open_yet, dtype=np.bool_)
 
     def label(self) -> NDArray[np.float64]:
         """float64[events], 1 where the session bought later."""
