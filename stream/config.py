@@ -226,7 +226,9 @@ def parse(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: they cannot be used; the message names the key.
     """
-    root = Table(values, "", ("kafka", "time", "sources", "demand", "intent", "models", "spikes", "activity", "output", "state", "metrics", "device"))
+    root = Table(
+        values, "", ("kafka", "time", "sources", "demand", "intent", "models", "spikes", "activity", "output", "state", "metrics", "device")
+    )
     models = root.table("models", ("river_items",))
     spikes = root.table("spikes", ("false_alerts",))
     activity = root.table("activity", ("partitions",))

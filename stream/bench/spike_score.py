@@ -1,7 +1,7 @@
 """Who found which spike, when, and at how many false alerts.
 
-A match is an alert between a spike's onset and the bucket after its end, in its direction, one a spike; every other alert is false, a second one for the same
-spike too. Alerts are compared at one budget of false alerts, never point by point.
+A match is an alert between a spike's onset and the bucket after its end, in its direction, one a spike; every other alert is false, a second one
+for the same spike too. Alerts are compared at one budget of false alerts, never point by point.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def at_budget(scores: Scores, wanted: list[Target], first: int, budget: float) -
     return best
 
 
-def oracle_scores(history: History, tell: object = None) -> Scores:
+def oracle_scores(history: History) -> Scores:
     """-log10 of how unlikely everything since the most suspicious start is, by the true rates without spikes.
 
     Args:

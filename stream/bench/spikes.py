@@ -69,7 +69,7 @@ def _measure(size: Size, tell: Progress) -> dict[str, Any]:
     few = [wanted[k] for k in among]
     few_sure = [place for place, k in enumerate(among) if chance[k] >= SURE]
     forest = at_budget(trees, few, first, budget * share)[1]
-    mine = {item for item in busiest.tolist()}
+    mine = set(busiest.tolist())
     of_mine = Result({place: nowcart.found[k] for place, k in enumerate(among) if k in nowcart.found}, 0)
     return {
         "items": size.items,
@@ -100,7 +100,7 @@ def _measure(size: Size, tell: Progress) -> dict[str, Any]:
 
 
 def alerts(history: History, tell: Progress) -> list[tuple[int, int, int]]:
-    """nowcart's alerts as they opened: (hour, item, side).
+    """Nowcart's alerts as they opened: (hour, item, side).
 
     Args:
         history: the shop's.

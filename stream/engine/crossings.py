@@ -26,7 +26,7 @@ class Crossings:
     def __init__(self, memory: int) -> None:
         self.keep = 1 - 1 / memory
         self.steps = _STEP * np.arange(1, _LEVELS + 1)
-        self.counts: NDArray[np.float64] = _PRIOR * 10.0**-self.steps
+        self.counts: NDArray[np.float64] = np.asarray(_PRIOR * 10.0**-self.steps, dtype=np.float64)
         """float64[levels], crossings, decayed."""
         self.seen = _PRIOR
         """Items and buckets, decayed."""
@@ -58,7 +58,7 @@ class Crossings:
             chance: in (0, 1).
         """
         start, slope = self._line()
-        return max((np.log10(chance) - start) / slope, 1.0)
+        return max(float(np.log10(chance) - start) / slope, 1.0)
 
     def chance(self, level: Floats) -> Floats:
         """The chance of an item to cross a level in a bucket: float64[n].

@@ -17,8 +17,8 @@ from stream.engine.activity import SUMS, Agreement, Block, Segment, Source, colu
 from stream.engine.columns import Bools, DemandColumns, ForecastColumns, Ints, SpikeColumns
 from stream.engine.covariates import Covariates
 from stream.engine.facts import join_rows, read_facts, read_measured
-from stream.engine.measured import STAMPS, PriceSeen
 from stream.engine.known import seen_bucket
+from stream.engine.measured import STAMPS, PriceSeen
 from stream.engine.resolution import UNSEEN, Reach, Resolution, ResolutionSpec
 from stream.engine.spikes import CRITICAL, UP
 from stream.engine.time import Grid, Zone

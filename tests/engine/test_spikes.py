@@ -94,7 +94,12 @@ def test_an_alert_grows_to_critical_when_it_does() -> None:
 def test_a_drop_is_found_and_says_so() -> None:
     shop = Shop(busy())
     shop.calm()
-    seen = [(int(found.direction[at]), bool(found.over[at])) for _ in range(3) for found in [shop.tick(only(60, 5, 0.05))] if (at := of(found, 5)) is not None]
+    seen = [
+        (int(found.direction[at]), bool(found.over[at]))
+        for _ in range(3)
+        for found in [shop.tick(only(60, 5, 0.05))]
+        if (at := of(found, 5)) is not None
+    ]
     assert seen and seen[0] == (DOWN, False)
 
 
