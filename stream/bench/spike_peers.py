@@ -60,14 +60,14 @@ def half_space_trees(history: History, sigma: Scores, items: NDArray[np.int64], 
     z = (sigma[0] - sigma[1]).astype(np.float64)
     limits = {"now": (0.0, 1.0), "before": (0.0, 1.0)}
     for done, item in enumerate(items.tolist()):
-        forest = HalfSpaceTrees(n_trees=10, height=8, window_size=168, limits=limits, seed=1)
+        forest = HalfSpaceTrees(n_trees=10, height=8, window_size=168, limits=limits, seed=1)  # type: ignore[arg-type]
         # Squeezed into the unit square that the trees cut: the middle is the usual, the rim ten deviations and more.
         squeezed = 0.5 + np.clip(z[:, item], -10, 10) / 20
         for hour in range(3 * 24 + 1, size.hours):
             point = {"now": float(squeezed[hour]), "before": float(squeezed[hour - 1])}
             if hour >= size.first:
-                score = forest.score_one(point)
+                score = forest.score_one(point)  # type: ignore[no-untyped-call]
                 out[int(squeezed[hour] < 0.5), hour, item] = score
-            forest.learn_one(point)
+            forest.learn_one(point)  # type: ignore[no-untyped-call]
         tell(done + 1)
     return out
