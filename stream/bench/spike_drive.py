@@ -12,8 +12,8 @@ from stream.engine.resolution import ResolutionSpec
 from stream.engine.time import DAY_MS, Zone
 
 EXPERTS = ("seasonal_naive", "ewma", "tsb", "elasticity")
-"""Of the live engine's experts the quick ones. Only the next bucket is forecast: spikes are judged by nothing else, and all experts at 24 steps
-take a hundred times as long."""
+"""Of the live engine's experts the quick ones. Only the next bucket is forecast: spikes are judged by nothing else, and all experts at 24 steps take
+a hundred times as long."""
 HORIZON = 2
 
 

@@ -1,7 +1,7 @@
 """What a spike detector is compared with: a three-sigma rule, an EWMA chart, and half-space trees.
 
-The first two know the hour of the day: each item's mean and deviation of the same hour over about two weeks. All see order lines, as nowcart
-does. Their thresholds are set on the very data that they are scored on.
+The first two know the hour of the day: each item's mean and deviation of the same hour over about two weeks. All see order lines, as nowcart does.
+Their thresholds are set on the very data that they are scored on.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The shop of the spikes' yardstick: what the simulated shop's items sell hour by hour, drawn straight from its rates, and the blocks that tell
-of it.
+"""The shop of the spikes' yardstick: items' sales by the hour, drawn straight from the simulator's rates, and the blocks that tell of them.
 
 Orders are Poisson with the simulator's own rates, so drawing an hour's order lines at once gives the same numbers as drawing every session would,
 a thousand times as fast. Prices, promotions, stock and what items are travel as facts, as ingest would have told them.

@@ -20,8 +20,7 @@ _LOWEST_OCTAVE = -10
 _GROUP = 30
 """Items of a category below which it goes with all others."""
 _COMMON, _LEAST_COMMON, _MOST_COMMON = 3.0, 0.2, 1.6
-"""A whole category off its forecasts is news about its items from so many standard deviations on (of the logarithm of sold over expected),
-within bounds."""
+"""A whole category off its forecasts is news about its items from so many standard deviations on (of log sold over expected), within bounds."""
 _ROUNDS = 2
 _COMMON_PRIOR = 30.0
 """Lines of the shop that go into a category's ratio."""
@@ -34,10 +33,10 @@ _YOUNG = 8.0
 _PRICE_GAIN = 1 / 24
 _RELEARN = 0.25
 """How quickly a level is forgotten by how far its price (logarithm) lies from the one it was learnt at."""
-_OWN_PRIOR = 2_000.0
+_OWN_PRIOR = 10_000.0
 """Squared expected lines after which an item's own dispersion counts half."""
 _MOST_DISPERSION = 4.0
-_CLIP = 4.0
+_CLIP = 3.0
 """Standard deviations beyond which a bucket teaches no more."""
 
 _ARRAYS = (("sold", np.float64), ("shown", np.float64), ("excess", np.float32), ("square", np.float32), ("price", np.float32))

@@ -1,12 +1,10 @@
 """Since when has an item sold more (or less) than expected: a changepoint statistic in bounded memory, for all items at once.
 
-The statistic is that of FOCuS with a known mean before the change (Romano et al. 2023; for counts Ward et al. 2024): the maximum over all starts
-of the
-likelihood ratio of everything since. A start can only ever win where the ratio of sold to expected rises from block to block behind it, so the starts
-that are kept form a stack of blocks with rising ratios, all above one. A new bucket is a block of its own and is merged into the one before as
-long as its
-ratio is not higher (pool adjacent violators). For falls everything is mirrored. The stack's depth grows with the logarithm of time; here it is
-bounded, and where it is full the two oldest blocks become one.
+The statistic is that of FOCuS with a known mean before the change (Romano et al. 2023; for counts Ward et al.): the maximum over all
+starts of the likelihood ratio of everything since. A start can only ever win where the ratio of sold to expected rises from block to block
+behind it, so the starts that are kept form a stack of blocks with rising ratios, all above one. A new bucket is a block of its own and is
+merged into the one before as long as its ratio is not higher (pool adjacent violators). For falls everything is mirrored. The stack's depth grows
+with the logarithm of time; here it is bounded, and where it is full the two oldest blocks become one.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Crossings:
             chance: in (0, 1).
         """
         start, slope = self._line()
-        return float(max((np.log10(chance) - start) / slope, 1.0))
+        return max(float(np.log10(chance) - start) / slope, 1.0)
 
     def chance(self, level: Floats) -> Floats:
         """The chance of an item to cross a level in a bucket: float64[n].

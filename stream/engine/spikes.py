@@ -307,10 +307,12 @@ class SpikeDetector:
         if not self.begun:
             return {}
         out = {name: getattr(self, name).copy() if copy else getattr(self, name) for name, _, _ in _ARRAYS if name != "level"}
-        parts: dict[str, Baseline | Changes] = {"baseline": self.baseline, "up": self.changes[0], "down": self.changes[1]}
-        for prefix, part in parts.items():
+        for prefix, part in self._parts():
             out |= {f"{prefix}.{name}": array for name, array in part.state(copy).items()}
         return out | {"crossings": np.stack([c.state() for c in self.crossings])}
+
+    def _parts(self) -> tuple[tuple[str, Baseline | Changes], ...]:
+        return ("baseline", self.baseline), ("up", self.changes[0]), ("down", self.changes[1])
 
     def restore(self, level: NDArray[np.generic], state: dict[str, NDArray[np.generic]]) -> None:
         """What state() gave. A state of an earlier version holds levels only: what was open then is taken as quiet.
@@ -327,8 +329,7 @@ class SpikeDetector:
         for name, kind, _ in _ARRAYS:
             if name != "level":
                 setattr(self, name, np.array(state[name], dtype=kind))
-        parts: dict[str, Baseline | Changes] = {"baseline": self.baseline, "up": self.changes[0], "down": self.changes[1]}
-        for prefix, part in parts.items():
+        for prefix, part in self._parts():
             part.restore({name[len(prefix) + 1 :]: array for name, array in state.items() if name.startswith(f"{prefix}.")})
         for crossings, held in zip(self.crossings, state["crossings"], strict=True):
             crossings.restore(held)

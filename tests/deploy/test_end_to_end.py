@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 MINUTE_MS = 60_000
-PAST_MS = 12 * MINUTE_MS
+PAST_MS = 110 * MINUTE_MS  # an item is not judged before it has been seen for 96 buckets
 EDGE_AFTER_S = 30.0
 """The shop's clock is behind ours by so much that its next minute begins so long after the start."""
 ORDERS = 40
@@ -90,7 +90,7 @@ class LiveShop:
         behind_ms = (now_ms() + int(EDGE_AFTER_S * 1000)) % MINUTE_MS
         self.clock: Callable[[], int] = lambda: now_ms() - behind_ms
         opened = self.clock() - PAST_MS
-        self._shop = Shop(demo_spec(items=50, rate=40.0, seed=3, start_ms=opened, spikes_per_day=0.0, malformed_share=0.0, conversion=0.2))
+        self._shop = Shop(demo_spec(items=50, rate=15.0, seed=3, start_ms=opened, spikes_per_day=0.0, malformed_share=0.0, conversion=0.2))
         self._servers = servers
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True)

