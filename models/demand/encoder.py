@@ -208,14 +208,17 @@ class Encoder:
 
     def _past_own(self, window: Window, name: str, scale: Float32) -> list[Float32]:
         short, long = self.layout.means[1], self.layout.scale_length
-        totals = {}
-        total = np.zeros(len(window), np.float32)
+        means = {}
+        total, count = np.zeros(len(window), np.float32), np.zeros(len(window), np.float32)
         if name in window.panel.past:
             for lag in range(long):
-                total = total + window.past(name, window.closed - lag)
+                value = window.past(name, window.closed - lag)
+                there = ~np.isnan(value)  # of a mean, such as a rating, a bucket without any says nothing
+                total = total + np.where(there, value, np.float32(0))
+                count = count + there
                 if lag + 1 in (1, short, long):
-                    totals[lag + 1] = total / np.float32(lag + 1)
-        newest, recent, usual = (totals.get(length, total) for length in (1, short, long))
+                    means[lag + 1] = total / np.maximum(count, np.float32(1))
+        newest, recent, usual = (means.get(length, total) for length in (1, short, long))
         return [
             np.log((newest + _TINY) / (usual + _TINY)),
             np.log((recent + _TINY) / (usual + _TINY)),
