@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.conformal import Conformal, corrected, reached
 from models.council import Council
 from models.counts import MAX_DISPERSION, counts, finish, upper_tail, zero_probability
-from models.demand.expert import Expert
+from models.demand.expert import Expert, groups_of
 from models.demand.network import Weights
 from models.demand.network_experts import mean_of
 from models.demand.opening import Opening
@@ -94,7 +94,7 @@ class DemandForecaster:
         self.spec = spec
         self.experts: list[Expert] = [DEMAND[name](spec, device) for name in spec.experts]
         # Which probe's weights a step takes; steps beyond the last probe take the last's.
-        self._group: Ints = np.minimum(np.searchsorted(spec.probes, np.arange(1, spec.horizon + 1)), len(spec.probes) - 1).astype(np.int64)
+        self._group = groups_of(spec)
         nearest = [int(np.argmin(np.abs(np.array(spec.levels) - p))) for p in _EXPERT_LEVELS]
         self._compared = sorted(set(nearest))
         """Places of the levels at which experts are compared."""
