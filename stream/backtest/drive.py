@@ -97,10 +97,10 @@ class Drive:
         """Makes a fresh drive the one that gave the state.
 
         Args:
-            state: of state().
+            state: of state(); not changed by what this drive does from here on.
             done: steps that had closed by then.
         """
-        restore_forecast(self.shard, state)
+        restore_forecast(self.shard, {name: values.copy() for name, values in state.items()})  # it takes arrays for its own
         self.done = done
 
     def go(self, view: View, until: int, tell: Callable[[int], None] | None = None) -> list[DemandColumns]:

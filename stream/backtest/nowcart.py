@@ -43,12 +43,12 @@ class Nowcart:
 
     def run(self, views: Sequence[View], task: Task, tell: Tell) -> Iterator[RoundForecast]:
         """As the protocol says."""
-        rounds = _Rounds(views, task, self._members, tell)
+        rounds = Rounds(views, task, self._members, tell)
         for number in range(len(views)):
             yield rounds.forecast(number)
 
 
-class _Rounds:
+class Rounds:
     """What is carried from round to round: the untrained engine's way through the history, and its examples."""
 
     def __init__(self, views: Sequence[View], task: Task, members: int, tell: Tell) -> None:
@@ -116,17 +116,17 @@ class _Rounds:
         """The untrained engine as it stood after a step: it stands before it, or is led there again."""
         if self.base.done > at:
             again = Drive(view, self.task, self.layout.lookback)
-            if self._kept is not None and self._kept[0] <= at:
-                again.restore(self._kept[1], self._kept[0])
+            if self.kept is not None and self.kept[0] <= at:
+                again.restore(self.kept[1], self.kept[0])
             again.go(view, at)
             state = again.state()
         else:
             self._base_to(view, at)
             state = self.base.state()
-        self._kept = (at, state)
+        self.kept = (at, state)
         return state
 
-    _kept: tuple[int, State] | None = None
+    kept: tuple[int, State] | None = None
 
     def _train(self, view: View, train_end: int, number: int) -> Weights | None:
         """The network that the council and the calibration learn by. It saw nothing after `train_end`; one that saw nearly as much serves again."""
