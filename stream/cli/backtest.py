@@ -28,7 +28,7 @@ TOTALS = (7, 14)
 MODELS = "nowcart,seasonal_naive"
 KNOWN = (
     *("nowcart", "mean", "naive", "seasonal_naive", "zeros", "empirical_quantiles", "empirical_quantiles_56", "empirical_quantiles_84"),
-    *("auto_ets", "auto_theta", "auto_arima", "mstl", "croston_sba", "tsb", "lightgbm", "lightgbm_mape"),
+    *("auto_ets", "auto_theta", "auto_arima", "mstl", "croston_sba", "tsb", "ar_k", "mlp", "lstm", "gru", "lightgbm", "lightgbm_mape"),
 )
 """As stream.backtest.peers has them, which takes too long to be asked for --help."""
 
