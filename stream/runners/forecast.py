@@ -121,7 +121,7 @@ class ForecastWork:
         self.stage = stage
         self.engine = ForecastShard(stage.spec)
         for part in self.engine.resolutions:
-            stage.stopwatch.watch("model", part.forecaster, "correct", "tail", "close", "forecast", "hold")
+            stage.stopwatch.watch("model", part.forecaster, "correct", "expected", "close", "forecast", "hold")
         self.quiet = False
         self.warned = False
         self.queue: deque[tuple[int, Block, int]] = deque()
