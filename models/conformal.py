@@ -93,8 +93,7 @@ class Conformal:
             rare = count * min(p, 1 - p)
             step = np.where(scored, steady * rare / (rare + _EXPECTED), 0.0) * (p - share) / self._slope[level]
             self._shift[group, :, level] = np.clip(self._shift[group, :, level] + step, -_WIDEST, _WIDEST)
-            q = np.where(whole, np.ceil(published - np.float32(1e-4)), published)
-            q = np.maximum(q, np.float32(0))
+            q = rounded(published, whole)
             fade = np.where(scored, _MEMORY, 1.0)
             for kept, hit in ((self._below, y < q), (self._within, y <= q)):
                 hits = np.bincount(both, weights=np.concatenate([hit, hit]).astype(np.float64), minlength=self.classes + 1)
@@ -145,6 +144,16 @@ def corrected(x: Float32, factor: Float32, whole: NDArray[np.bool_]) -> Float32:
         whole: bool, broadcast against x.
     """
     return np.asarray(np.where(whole, (x + np.float32(1)) * factor - np.float32(1), x * factor), dtype=np.float32)
+
+
+def rounded(x: Float32, whole: NDArray[np.bool_]) -> Float32:
+    """float32, quantiles as they are published: whole where demand is, not negative.
+
+    Args:
+        x: float32.
+        whole: bool.
+    """
+    return np.asarray(np.maximum(np.where(whole, np.ceil(x - np.float32(1e-4)), x), np.float32(0)), dtype=np.float32)
 
 
 def reached(x: Float32, y: Float32, whole: NDArray[np.bool_]) -> Float32:

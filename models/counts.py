@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import embedding_bag
 
 from models.protocol import Float32, Float64
+from models.tails import upper
 
 Bools = NDArray[np.bool_]
 Int32 = NDArray[np.int32]
@@ -189,12 +190,8 @@ def upper_tail(observed: Float64, mean: Float64, dispersion: Float64, whole: Boo
     if not len(near):
         return p
     y, m, a, w = observed[near], np.maximum(mean[near], 1e-12), dispersion[near], whole[near]
-    poisson = w & (a < 1e-6)
     exact = np.empty(len(near))
-    exact[poisson] = sp.gammainc(y[poisson], m[poisson])
-    counted = w & ~poisson
-    am = a[counted] * m[counted]
-    exact[counted] = sp.betainc(np.maximum(y[counted], 1e-12), 1 / a[counted], am / (1 + am))
+    exact[w] = upper(y[w], m[w], a[w])
     shape = 1 / np.maximum(a[~w], 1e-9)
     exact[~w] = sp.gammaincc(shape, y[~w] / m[~w] * shape)
     p[near] = np.clip(exact, 0.0, 1.0)

@@ -7,24 +7,19 @@ ticks, from windows as they stood some steps before the bucket that has just clo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.demand.expert import Expert, lag_steps, level_length, season_length, turns
+from models.demand.expert import Expert, groups_of, lag_steps, level_length, season_length, turns
+from models.demand.group_ridge import LARGEST, GroupRidge
 from models.demand.newborn import Newborn
 from models.demand.window import Window
-from models.exact import products, solve
-from models.protocol import DemandSpec, Float32, Float64, Ints, State
+from models.protocol import DemandSpec, Float32, State
 
-_LARGEST = np.float32(10)  # times the level
-_GRID = 2.0**10  # features in sums are multiples of 1/1024, so that BLAS adds them exactly in any order
 _ROWS = 4096  # learnt from at a tick and horizon group
-_MEMORY = 0.99
-_RIDGE = 300.0
 _OWN = 2  # columns before the lags: one, the last season's mean
 
 
@@ -45,17 +40,13 @@ class ARK(Expert):
         self._order = min(season_length(spec), 14)
         self._level = level_length(spec)
         self._seasons = sorted(set(spec.seasons))
-        self._group: Ints = np.minimum(np.searchsorted(spec.probes, np.arange(1, spec.horizon + 1)), len(spec.probes) - 1).astype(np.int64)
+        self._group = groups_of(spec)
         self._columns = _OWN + self._order + len(self._seasons)
         prior = np.zeros(self._columns)
         prior[0], prior[1] = 0.4, 0.3 if self._seasons else 0.6
         if self._seasons:
             prior[_OWN + self._order :] = 0.3 / len(self._seasons)
-        self._prior: Float64 = prior
-        groups = len(spec.probes)
-        self._matrix: Float64 = np.zeros((groups, self._columns, self._columns))
-        self._right: Float64 = np.zeros((groups, self._columns))
-        self._weights: Float64 = np.repeat(prior[None, :], groups, axis=0)
+        self._ridge = GroupRidge(len(spec.probes), prior)
 
     @property
     def lookback(self) -> int:
@@ -66,7 +57,7 @@ class ARK(Expert):
     def means(self, window: Window, horizon: int) -> Float32:
         """Level times the regression, never below zero."""
         scale = self._scale(window)
-        weights = self._weights.astype(np.float32)
+        weights = self._ridge.weights.astype(np.float32)
         lags = self._lags(window, scale)
         by_group = []
         for group in range(int(self._group[horizon - 1]) + 1):  # what does not depend on the step
@@ -80,7 +71,7 @@ class ARK(Expert):
             for index, season in enumerate(self._seasons):
                 lag = int(lag_steps(season, step + 1)[-1])
                 total += weights[self._group[step], _OWN + self._order + index] * self._relative(window, window.closed + lag, scale)
-            out[:, step] = np.clip(total, np.float32(0), _LARGEST) * scale
+            out[:, step] = np.clip(total, np.float32(0), LARGEST) * scale
         return out
 
     def adapt(self, window: Window) -> None:
@@ -93,43 +84,34 @@ class ARK(Expert):
             rows = np.flatnonzero(turn & (window.age() >= probe + 2))
             if not len(rows):
                 continue
-            part = Window(replace(window.panel, slots=window.slots[rows])).back(probe)
+            part = window.of(rows).back(probe)
             scale = self._scale(part)
             x = np.ones((len(rows), self._columns))
             for column, values in enumerate(self._lags(part, scale), start=1):
                 x[:, column] = values
             for index, season in enumerate(self._seasons):
                 x[:, _OWN + self._order + index] = self._relative(part, part.closed + int(lag_steps(season, probe)[-1]), scale)
-            # A cap that rare items do not reach with a sale: cutting their sales would bias their mean.
-            target = np.minimum(y[rows], float(_LARGEST) * (1 + scale)) / scale
-            # A sale's noise relative to its level shrinks with the level: an item weighs what it can tell.
-            weigh = np.sqrt(scale / (scale + 1)).astype(np.float64)
-            x = np.rint(x * weigh[:, None] * _GRID) / _GRID
-            self._matrix[group] = self._matrix[group] * _MEMORY + products(x, x)
-            self._right[group] = self._right[group] * _MEMORY + products(x, np.rint(target * weigh * _GRID) / _GRID)
-            ridge = _RIDGE * np.eye(self._columns)
-            self._weights[group] = solve(self._matrix[group] + ridge, self._right[group] + _RIDGE * self._prior)
+            self._ridge.learn(group, x, y[rows], scale)
 
     def _scale(self, window: Window) -> Float32:
         return self._newborn.level(window, self._level) + np.float32(0.005)
 
     def _lags(self, window: Window, scale: Float32) -> list[Float32]:
         """The last season's mean, then the last k buckets, relative to the scale: float32[n] each."""
-        mean = np.minimum(window.mean(season_length(self.spec)) / scale, _LARGEST)
+        mean = np.minimum(window.mean(season_length(self.spec)) / scale, LARGEST)
         return [mean, *(self._relative(window, window.closed - lag, scale) for lag in range(self._order))]
 
     def _relative(self, window: Window, bucket: int, scale: Float32) -> Float32:
         """float32[n], a bucket relative to the scale; the scale itself while shut, and for the share without stock."""
         if window.shut(bucket):
             return np.ones(len(window), np.float32)
-        return np.asarray(np.minimum(window.row(bucket) / scale + window.censored(bucket), _LARGEST), dtype=np.float32)
+        return np.asarray(np.minimum(window.row(bucket) / scale + window.censored(bucket), LARGEST), dtype=np.float32)
 
     def shared_state(self) -> State:
         """The regressions' sums and weights, and the rates of new items."""
-        return {"matrix": self._matrix.copy(), "right": self._right.copy(), "weights": self._weights.copy()} | self._newborn.state()
+        return self._ridge.state() | self._newborn.state()
 
     def restore_shared(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Takes what shared_state() gave."""
         self._newborn.restore(state)
-        self._matrix, self._right = np.array(state["matrix"], np.float64), np.array(state["right"], np.float64)
-        self._weights = np.array(state["weights"], np.float64)
+        self._ridge.restore(state)

@@ -7,7 +7,7 @@ a category do) come from the panel's rings over all slots, not from the rows ask
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +108,10 @@ def layout_of(
     )
 
 
+Usual = Mapping[str, tuple[Float32, NDArray[np.bool_]]]
+"""By covariate its mean over the scale's buckets, and whether it has been told for any of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """Rows for the network."""
@@ -148,8 +152,6 @@ class Encoder:
             layout: the columns.
         """
         self.layout = layout
-        self._groups: dict[tuple[str, str, int], tuple[Ints, Float32]] = {}
-        self._groups_at: tuple[int, int] | None = None
 
     def encode(self, window: Window) -> Encoded:
         """Rows of a window's items.
@@ -166,12 +168,12 @@ class Encoder:
             hashes = window.panel.statics.get(name)
             rows[at] = 0 if hashes is None else hashes[window.slots] % _HASHES
             at += 1
-        for values in self._own(window, past, scale):
+        usual = {name: self._usual(window, name) for name in layout.known}
+        for values in self._own(window, past, scale, usual):
             rows[at] = values
             at += 1
         assert at == len(layout.statics) + layout.own, (at, layout)
-        steps = self._steps(window, past, scale)
-        for values in steps:
+        for values in self._steps(window, past, scale, usual):
             rows[at] = values
             at += 1
         assert at == layout.width, (at, layout.width)
@@ -179,7 +181,7 @@ class Encoder:
 
     # -- the item's own ----------------------------------------------------------------------------------------------
 
-    def _own(self, window: Window, past: _Past, scale: Float32) -> list[Float32]:
+    def _own(self, window: Window, past: _Past, scale: Float32, usual: Usual) -> list[Float32]:
         layout = self.layout
         out = [to_scale(past.filled(lag), scale) for lag in range(layout.lags)]
         for length in layout.means:
@@ -193,13 +195,12 @@ class Encoder:
         out.append(past.lived(layout.scale_length))
         out.extend(to_scale(values, scale) for values in past.quantiles(layout.scale_length))
         for name in layout.known:
-            out.extend(self._known_own(window, name))
+            out.extend(self._known_own(window, name, *usual[name]))
         for name in layout.past:
             out.extend(self._past_own(window, name, scale))
         return out
 
-    def _known_own(self, window: Window, name: str) -> list[Float32]:
-        usual, seen = self._usual(window, name)
+    def _known_own(self, window: Window, name: str, usual: Float32, seen: NDArray[np.bool_]) -> list[Float32]:
         price = name in self.layout.positive
         out = [_compared(self._value(window, name, window.closed - lag, usual), usual, price) for lag in range(_KNOWN_LAGS)]
         out.append(np.log(np.maximum(usual, np.float32(1e-6))) * np.float32(0.3) if price else np.clip(usual, -10, 10).astype(np.float32))
@@ -208,14 +209,17 @@ class Encoder:
 
     def _past_own(self, window: Window, name: str, scale: Float32) -> list[Float32]:
         short, long = self.layout.means[1], self.layout.scale_length
-        totals = {}
-        total = np.zeros(len(window), np.float32)
+        means = {}
+        total, count = np.zeros(len(window), np.float32), np.zeros(len(window), np.float32)
         if name in window.panel.past:
             for lag in range(long):
-                total = total + window.past(name, window.closed - lag)
+                value = window.past(name, window.closed - lag)
+                there = ~np.isnan(value)  # of a mean, such as a rating, a bucket without any says nothing
+                total = total + np.where(there, value, np.float32(0))
+                count = count + there
                 if lag + 1 in (1, short, long):
-                    totals[lag + 1] = total / np.float32(lag + 1)
-        newest, recent, usual = (totals.get(length, total) for length in (1, short, long))
+                    means[lag + 1] = total / np.maximum(count, np.float32(1))
+        newest, recent, usual = (means.get(length, total) for length in (1, short, long))
         return [
             np.log((newest + _TINY) / (usual + _TINY)),
             np.log((recent + _TINY) / (usual + _TINY)),
@@ -224,81 +228,74 @@ class Encoder:
 
     # -- the steps ---------------------------------------------------------------------------------------------------
 
-    def _steps(self, window: Window, past: _Past, scale: Float32) -> list[Float32]:
+    def _steps(self, window: Window, past: _Past, scale: Float32, usual: Usual) -> list[Float32]:
         layout, n = self.layout, len(window)
-        usual = {name: self._usual(window, name) for name in layout.known}
         lowest = {name: self._extreme(window, name) for name in layout.known}
-        positions = {season: past.positions(season, layout.horizon) for season in layout.seasons if season <= 31}
+        positions = {season: _Positions(past, season) for season in layout.seasons if season <= 31}
+        told = [  # of the newest bucket, then of the steps
+            {name: self._value(window, name, window.closed + step, usual[name][0]) for name in layout.known}
+            for step in range(layout.horizon + 1)
+        ]
+        alike = self._alike(window, past, scale, told[1:], usual) if layout.known else []
         out: list[Float32] = []
         for step in range(1, layout.horizon + 1):
             bucket = window.closed + step
             out.append(_full(n, step / layout.horizon))
             out.append(_full(n, np.log1p(step) * 0.3))
-            calendar = past.calendar(step)
+            calendar = window.calendar(step)
             out.extend(_full(n, value) for value in calendar)
             out.extend(_full(n, value) for value in _harmonics(calendar))
             for season in layout.seasons:
                 lag = int(lag_steps(season, step)[-1])
                 out.append(to_scale(past.filled(-lag), scale))
-                out.append(past.known_at(-lag))
+                out.append(past.counts(-lag))
                 out.append(positions[season](step, scale) if season in positions else past.around(-lag, scale))
             out.append(_full(n, float(window.shut(bucket))))
             out.append(_full(n, float(window.shut(bucket - 1))))
             if layout.known:
-                out.extend(self._known_steps(window, past, scale, bucket, usual, lowest))
+                out.extend(self._known_step(window, told, step, usual, lowest))
+                like, weight = alike[step - 1]
+                out.append(like)
+                out.append(np.log(weight + np.float32(0.1)))
         return out
 
-    def _known_steps(
-        self,
-        window: Window,
-        past: _Past,
-        scale: Float32,
-        bucket: int,
-        usual: Mapping[str, tuple[Float32, NDArray[np.bool_]]],
-        lowest: Mapping[str, Float32],
+    def _known_step(
+        self, window: Window, told: Sequence[Mapping[str, Float32]], step: int, usual: Usual, lowest: Mapping[str, Float32]
     ) -> list[Float32]:
         layout = self.layout
         out: list[Float32] = []
-        values = {name: self._value(window, name, bucket, usual[name][0]) for name in layout.known}
         for name in layout.known:
-            value, (mean, _), price = values[name], usual[name], name in layout.positive
-            newest = self._value(window, name, window.closed, mean)
-            before = self._value(window, name, bucket - 1, mean)
-            out.append(_compared(value, mean, price))
-            out.append(_compared(value, newest, price))
-            out.append(_compared(value, before, price))
+            value, price = told[step][name], name in layout.positive
+            out.append(_compared(value, usual[name][0], price))
+            out.append(_compared(value, told[0][name], price))
+            out.append(_compared(value, told[step - 1][name], price))
             out.append(_compared(value, lowest[name], price))
             for static in layout.statics:
-                out.append(_compared(value, self._group(window, name, static, bucket, value), price))
-        like, weight = self._alike(window, past, scale, values, usual)
-        out.append(like)
-        out.append(np.log(weight + np.float32(0.1)))
+                out.append(_compared(value, self._group(window, name, static, window.closed + step, value), price))
         return out
 
     def _alike(
-        self,
-        window: Window,
-        past: _Past,
-        scale: Float32,
-        values: Mapping[str, Float32],
-        usual: Mapping[str, tuple[Float32, NDArray[np.bool_]]],
-    ) -> tuple[Float32, Float32]:
-        """Demand in past buckets whose covariates were like those of the step, weighted by how like they were; and the weight."""
-        total = np.zeros(len(window), np.float32)
-        weight = np.zeros(len(window), np.float32)
+        self, window: Window, past: _Past, scale: Float32, ahead: Sequence[Mapping[str, Float32]], usual: Usual
+    ) -> list[tuple[Float32, Float32]]:
+        """For each step: demand in past buckets whose covariates were like the step's, weighted by how like they were; and the weight."""
+        totals, weights = (np.zeros((len(ahead), len(window)), np.float32) for _ in range(2))
         for lag in range(self.layout.scale_length):
-            far = np.zeros(len(window), np.float32)
-            for name in self.layout.known:
-                then = self._value(window, name, window.closed - lag, usual[name][0])
-                if name in self.layout.positive:
-                    far += np.abs(_compared(then, values[name], True)) / (np.float32(3) * _NEAR)
-                else:
-                    far += np.abs(then - values[name]) * _OTHER_FLAG
-            near = np.exp(-far) * past.counts(lag)
-            total += near * to_scale(past.filled(lag), scale)
-            weight += near
+            then = {name: self._value(window, name, window.closed - lag, usual[name][0]) for name in self.layout.known}
+            counts, demand = past.counts(lag), to_scale(past.filled(lag), scale)
+            for step, values in enumerate(ahead):
+                far = np.zeros(len(window), np.float32)
+                for name in self.layout.known:
+                    if name in self.layout.positive:
+                        far += np.abs(_compared(then[name], values[name], True)) / (np.float32(3) * _NEAR)
+                    else:
+                        far += np.abs(then[name] - values[name]) * _OTHER_FLAG
+                near = np.exp(-far) * counts
+                totals[step] += near * demand
+                weights[step] += near
         prior = to_scale(scale, scale)
-        return (total + np.float32(0.3) * prior) / (weight + np.float32(0.3)), weight
+        return [
+            ((total + np.float32(0.3) * prior) / (weight + np.float32(0.3)), weight) for total, weight in zip(totals, weights, strict=True)
+        ]
 
     # -- covariates --------------------------------------------------------------------------------------------------
 
@@ -339,13 +336,7 @@ class Encoder:
         panel = window.panel
         if name not in panel.known or static not in panel.statics:
             return own
-        now = (id(panel.known[name]), panel.closed)
-        if self._groups_at != now:
-            self._groups, self._groups_at = {}, now
-        key = (name, static, bucket)
-        if key not in self._groups:
-            self._groups[key] = _means(panel.statics[static], window.all_of(name, bucket))
-        code, mean = self._groups[key]
+        code, mean = _means(panel.statics[static], window.all_of(name, bucket))
         if not len(code):
             return own
         mine = panel.statics[static][window.slots]
@@ -374,10 +365,6 @@ class _Past:
                 found = ((self.window.first <= bucket) & (self.window.censored(bucket) < np.float32(0.5))).astype(np.float32)
             self._counts[lag] = found
         return found
-
-    def known_at(self, lag: int) -> Float32:
-        """The same for any lag, as a column."""
-        return self.counts(lag)
 
     def filled(self, lag: int) -> Float32:
         """float32[n], units; of a bucket that does not count those of the last one before it that does (within a few), else its own."""
@@ -468,14 +455,6 @@ class _Past:
         for lag in range(self.depth - 1, -1, -1):
             out = np.where(self.counts(lag) * self.window.row(self.window.closed - lag) > 0, np.float32(lag), out)
         return out
-
-    def calendar(self, step: int) -> Float32:
-        """float32[calendar], of a step ahead of the window."""
-        return self.window.calendar(step)
-
-    def positions(self, season: int, horizon: int) -> _Positions:
-        """Means over earlier buckets of the same place in a season."""
-        return _Positions(self, season)
 
     def around(self, lag: int, scale: Float32) -> Float32:
         """The mean of three buckets around a lag of a long season."""

@@ -245,6 +245,15 @@ def turns(probes: tuple[int, ...], closed: int) -> list[int]:
     return found
 
 
+def groups_of(spec: DemandSpec) -> Ints:
+    """int64[horizon], the horizon group of each step: that of the first probe at or after it; steps beyond the last probe are the last's.
+
+    Args:
+        spec: what is forecast.
+    """
+    return np.minimum(np.searchsorted(spec.probes, np.arange(1, spec.horizon + 1)), len(spec.probes) - 1).astype(np.int64)
+
+
 def season_length(spec: DemandSpec) -> int:
     """Buckets over which a recent level is taken: the longest season of up to a day of hours or two weeks of days, else 12.
 

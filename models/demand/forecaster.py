@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.conformal import Conformal, corrected, reached
+from models.conformal import Conformal, corrected, reached, rounded
 from models.council import Council
 from models.counts import MAX_DISPERSION, counts, finish, upper_tail, zero_probability
-from models.demand.expert import Expert
+from models.demand.expert import Expert, groups_of
 from models.demand.network import Weights
 from models.demand.network_experts import mean_of
 from models.demand.opening import Opening
@@ -94,7 +94,7 @@ class DemandForecaster:
         self.spec = spec
         self.experts: list[Expert] = [DEMAND[name](spec, device) for name in spec.experts]
         # Which probe's weights a step takes; steps beyond the last probe take the last's.
-        self._group: Ints = np.minimum(np.searchsorted(spec.probes, np.arange(1, spec.horizon + 1)), len(spec.probes) - 1).astype(np.int64)
+        self._group = groups_of(spec)
         nearest = [int(np.argmin(np.abs(np.array(spec.levels) - p))) for p in _EXPERT_LEVELS]
         self._compared = sorted(set(nearest))
         """Places of the levels at which experts are compared."""
@@ -259,14 +259,23 @@ class DemandForecaster:
             observed: float64[n], units in the bucket.
             closed: the bucket; where no forecast for exactly this one is held, p is 1 and expected NaN.
         """
-        held = self._pending.slots
-        known = held["one.issue"][slots] == closed - 1
-        p, expected = np.ones(len(slots)), np.full(len(slots), np.nan)
+        held, expected = self._pending.slots, self.expected(slots, closed)
+        known = ~np.isnan(expected)
         at = slots[known]
-        mean, dispersion = held.f32("one.mean")[at].astype(np.float64), held.f32("one.dispersion")[at].astype(np.float64)
-        expected[known] = mean
-        p[known] = upper_tail(observed[known], mean, dispersion, np.asarray(held["one.whole"][at], dtype=np.bool_))
+        p = np.ones(len(slots))
+        dispersion, whole = held.f32("one.dispersion")[at].astype(np.float64), np.asarray(held["one.whole"][at], dtype=np.bool_)
+        p[known] = upper_tail(observed[known], expected[known], dispersion, whole)
         return p, expected
+
+    def expected(self, slots: Ints, closed: int) -> Float64:
+        """float64[n], units that the forecast held one bucket earlier expected; NaN where none for exactly this bucket is held.
+
+        Args:
+            slots: int64[n].
+            closed: the bucket.
+        """
+        held = self._pending.slots
+        return np.where(held["one.issue"][slots] == closed - 1, held.f32("one.mean")[slots].astype(np.float64), np.nan)
 
     def metrics(self) -> dict[str, dict[str, dict[str, float]]]:
         """Running scores: {"wape": {expert or "council": {group: ratio}}, "coverage": {level: {"below", "at_or_below"}}}."""
@@ -475,12 +484,12 @@ class DemandForecaster:
                 loss += slope * np.where(there[e], said[e, level] - off[level], np.float32(0))
             losses[:, e] = pooled(due.classes, np.clip(loss / size_of, np.float32(-300), np.float32(300)), 2 * CLASSES)
             mine = (known if expert.partial else np.ones(len(y), np.bool_)) & there[e]
-            error = np.abs(y - _rounded(said[e, middle], whole)).astype(np.float64)
+            error = np.abs(y - rounded(said[e, middle], whole)).astype(np.float64)
             self._errors[group, e] += _total(error[mine]), _total(y[mine].astype(np.float64))
         self._council.update(group, losses, items)
         factor = self._conformal.shifts()[group]
         place = self._compared[middle]
-        median = _rounded(corrected(mixed[place], factor[due.classes, place], whole), whole)
+        median = rounded(corrected(mixed[place], factor[due.classes, place], whole), whole)
         self._errors[group, -1] += _total(np.abs(y - median).astype(np.float64)), _total(y.astype(np.float64))
         self._conformal.update(group, due.classes, mixed, y, whole)
 
@@ -493,11 +502,6 @@ class DemandForecaster:
         edges = np.append(VELOCITY_EDGES, [VELOCITY_EDGES[-1], np.float32(1e-3)]).astype(np.float32)
         kind = classes % CLASSES
         return np.where(kind < len(VELOCITY_EDGES), edges[kind], np.maximum(rate, edges[kind])).astype(np.float32)
-
-
-def _rounded(x: Float32, whole: NDArray[np.bool_]) -> Float32:
-    """Quantiles as they are published."""
-    return np.asarray(np.maximum(np.where(whole, np.ceil(x - np.float32(1e-4)), x), np.float32(0)), dtype=np.float32)
 
 
 def _row_mean(values: Float32) -> Float32:

@@ -11,27 +11,22 @@ from models.device import Tiles
 
 # isort: split
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.demand.expert import Expert, lag_steps, level_length, season_length, turns
+from models.demand.expert import Expert, groups_of, lag_steps, level_length, season_length, turns
+from models.demand.group_ridge import LARGEST, GroupRidge
 from models.demand.newborn import Newborn
 from models.demand.window import Window
-from models.exact import products, solve
-from models.protocol import CALENDAR, DemandSpec, Float32, Float64, Ints, State
+from models.protocol import CALENDAR, DemandSpec, Float32, State
 
 _SEED = 20_240_611
 _HIDDEN, _WIDTH = 48, 16
 _OWN = 4  # columns of the last layer that are an item's own and the same for every step
-_LARGEST = np.float32(10)  # times the level
-_GRID = 2.0**10  # features in sums are multiples of 1/1024, so that BLAS adds them exactly in any order
 _ROWS = 4096  # learnt from at a tick and horizon group
-_MEMORY = 0.99
-_RIDGE = 300.0
 
 
 class GlobalNet(Expert):
@@ -70,7 +65,7 @@ class GlobalNet(Expert):
 
         self._tiles = Tiles(body, inputs, _WIDTH, self.device, graph=True)
         self._tiles.prove("global network")
-        self._group: Ints = np.minimum(np.searchsorted(spec.probes, np.arange(1, spec.horizon + 1)), len(spec.probes) - 1).astype(np.int64)
+        self._group = groups_of(spec)
         # Columns of the last layer: one, newest, recent, the last season's mean, a seasonal lag a season, the calendar, then the body's.
         self._columns = _OWN + len(self._seasons) + len(CALENDAR) + _WIDTH
         prior = np.zeros(self._columns)
@@ -78,11 +73,7 @@ class GlobalNet(Expert):
         prior[3] = 0.3 if self._seasons else 0.6
         if self._seasons:
             prior[_OWN : _OWN + len(self._seasons)] = 0.3 / len(self._seasons)
-        self._prior: Float64 = prior
-        groups = len(spec.probes)
-        self._matrix: Float64 = np.zeros((groups, self._columns, self._columns))
-        self._right: Float64 = np.zeros((groups, self._columns))
-        self._weights: Float64 = np.repeat(prior[None, :], groups, axis=0)
+        self._ridge = GroupRidge(len(spec.probes), prior)
 
     @property
     def lookback(self) -> int:
@@ -93,7 +84,7 @@ class GlobalNet(Expert):
     def means(self, window: Window, horizon: int) -> Float32:
         """Level times the last layer, never below zero."""
         level, scale = self._scaled(window)
-        weights = self._weights.astype(np.float32)
+        weights = self._ridge.weights.astype(np.float32)
         newest, recent, week = self._own(window, scale)
         body = np.ascontiguousarray(self._body(window, level, scale, recent).T)  # [width, n]
         groups = int(self._group[horizon - 1]) + 1
@@ -110,12 +101,12 @@ class GlobalNet(Expert):
             total = by_group[self._group[step]].copy()
             for index, season in enumerate(self._seasons):
                 lag = step + 1 - season * -(-(step + 1) // season)
-                total += weight[_OWN + index] * np.minimum(window.row(window.closed + lag) / scale, _LARGEST)
+                total += weight[_OWN + index] * np.minimum(window.row(window.closed + lag) / scale, LARGEST)
             calendar = np.float32(0)
             for index in range(len(CALENDAR)):
                 calendar += weight[at + index] * window.panel.steps[step + 1, index]
             total += calendar
-            out[:, step] = np.clip(total, np.float32(0), _LARGEST) * scale
+            out[:, step] = np.clip(total, np.float32(0), LARGEST) * scale
         return out
 
     def adapt(self, window: Window) -> None:
@@ -129,41 +120,32 @@ class GlobalNet(Expert):
             rows = np.flatnonzero(turn & (window.age() >= probe + 2))
             if not len(rows):
                 continue
-            part = Window(replace(window.panel, slots=window.slots[rows])).back(probe)
+            part = window.of(rows).back(probe)
             level, scale = self._scaled(part)
             newest, recent, week = self._own(part, scale)
             x = np.empty((len(rows), self._columns))
             x[:, 0], x[:, 1], x[:, 2], x[:, 3] = 1, newest, recent, week
             for index, season in enumerate(self._seasons):
                 lag = int(lag_steps(season, probe)[-1])
-                x[:, _OWN + index] = np.minimum(part.row(part.closed + lag) / scale, _LARGEST)
+                x[:, _OWN + index] = np.minimum(part.row(part.closed + lag) / scale, LARGEST)
             x[:, at : at + len(CALENDAR)] = window.panel.steps[0]
             x[:, at + len(CALENDAR) :] = self._body(part, level, scale, recent)
-            # A cap that rare items do not reach with a sale: cutting their sales would bias their mean.
-            target = np.minimum(y[rows], float(_LARGEST) * (1 + scale)) / scale
-            # A sale's noise relative to its level shrinks with the level: an item weighs what it can tell.
-            weigh = np.sqrt(scale / (scale + 1))
-            x = np.rint(x * weigh[:, None] * _GRID) / _GRID
-            target = np.rint(target * weigh * _GRID) / _GRID
-            self._matrix[group] = self._matrix[group] * _MEMORY + products(x, x)
-            self._right[group] = self._right[group] * _MEMORY + products(x, target)
-            ridge = _RIDGE * np.eye(self._columns)
-            self._weights[group] = solve(self._matrix[group] + ridge, self._right[group] + _RIDGE * self._prior)
+            self._ridge.learn(group, x, y[rows], scale)
 
     def _scaled(self, window: Window) -> tuple[Float32, Float32]:
         level = self._newborn.level(window, self._level)
         return level, level + np.float32(0.005)
 
     def _own(self, window: Window, scale: Float32) -> tuple[Float32, Float32, Float32]:
-        newest = np.minimum(window.row(window.closed) / scale, _LARGEST)
-        recent, week = (np.minimum(window.mean(length) / scale, _LARGEST) for length in (self._recent, self._lags))
+        newest = np.minimum(window.row(window.closed) / scale, LARGEST)
+        recent, week = (np.minimum(window.mean(length) / scale, LARGEST) for length in (self._recent, self._lags))
         return newest, recent, week
 
     def _body(self, window: Window, level: Float32, scale: Float32, recent: Float32) -> Float32:
         """float32[n, width], from lags relative to the level, the level and the age, in tiles."""
         x = np.empty((self._lags + 3, len(window)), np.float32)
         for lag in range(self._lags):
-            x[lag] = np.minimum(window.row(window.closed - lag) / scale, _LARGEST)
+            x[lag] = np.minimum(window.row(window.closed - lag) / scale, LARGEST)
         x[: self._lags] = np.sqrt(x[: self._lags]) - np.float32(0.7)
         x[-3] = np.log1p(level) * np.float32(0.3)
         x[-2] = np.log1p(np.maximum(window.age(), 0).astype(np.float32)) * np.float32(0.2)
@@ -172,10 +154,9 @@ class GlobalNet(Expert):
 
     def shared_state(self) -> State:
         """The last layer's sums and weights, and the rates of new items."""
-        return {"matrix": self._matrix.copy(), "right": self._right.copy(), "weights": self._weights.copy()} | self._newborn.state()
+        return self._ridge.state() | self._newborn.state()
 
     def restore_shared(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Takes what shared_state() gave."""
         self._newborn.restore(state)
-        self._matrix, self._right = np.array(state["matrix"], np.float64), np.array(state["right"], np.float64)
-        self._weights = np.array(state["weights"], np.float64)
+        self._ridge.restore(state)

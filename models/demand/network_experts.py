@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.conformal import reached
 from models.counts import counts
 from models.demand.encoder import from_scale, layout_of
-from models.demand.expert import Expert
+from models.demand.expert import Expert, groups_of
 from models.demand.network import Network, Weights
 from models.demand.window import CLASSES, Window, classify
 from models.drift import Drift
@@ -142,7 +142,7 @@ class NetworkAdapted(NetworkExpert):
             device: where the network is computed.
         """
         super().__init__(spec, device)
-        self._group: Ints = np.minimum(np.searchsorted(spec.probes, np.arange(1, spec.horizon + 1)), len(spec.probes) - 1).astype(np.int64)
+        self._group = groups_of(spec)
         self._held = SlotArrays()
         groups = len(spec.probes)
         for group, probe in enumerate(spec.probes):

@@ -7,6 +7,7 @@ the same place of the last weeks was every time, and what carries a signal under
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,20 +99,7 @@ class Opening:
         signals = self._signals(panel, ring)
         for bucket in range(panel.closed + 1, ahead + 1):
             ring[bucket % span] |= self._by_week(shut, panel.closed, bucket) or any(values[bucket % len(values)] > 0 for values in signals)
-        return Panel(
-            panel.slots,
-            panel.closed,
-            panel.units,
-            panel.scale,
-            panel.first,
-            panel.steps,
-            panel.whole,
-            panel.known,
-            panel.past,
-            panel.statics,
-            panel.censored,
-            ring if ring.any() else None,
-        )
+        return replace(panel, shut=ring if ring.any() else None)
 
     def _past(self, closed: int) -> NDArray[np.bool_]:
         """bool[depth], by place: shut buckets up to the closed one."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from models.demand.forecaster import DemandForecaster
 from models.protocol import DemandSpec
 from stream.backtest.data import Floats, View
 from stream.backtest.method import Task
@@ -24,9 +25,35 @@ from stream.runners.forecast import EXPERTS, probes
 from stream.tables import UserError
 
 _SOURCE = Source("backtest", 0)
-_RESERVED = ("stock",)
 
 State = dict[str, np.ndarray]
+
+
+def demand_spec(view: View, task: Task) -> DemandSpec:
+    """What the engine forecasts in a backtest.
+
+    Args:
+        view: of any round; only what never changes is taken from it.
+        task: what is asked.
+
+    Raises:
+        UserError: the engine has no buckets of the data's frequency.
+    """
+    if view.frequency.size is None:
+        raise UserError(
+            f"nowcart forecasts buckets of 1m, 5m, 15m, 1h, 1d and 1w; --freq is {view.frequency.name}: leave nowcart out of --models"
+        )
+    ahead = view.gap + task.horizon
+    return DemandSpec(
+        view.frequency.size,
+        ahead,
+        view.seasons,
+        task.levels,
+        task.totals if view.gap == 0 else (),
+        probes(ahead),
+        river_items=min(200, max(1, len(view.items))),
+        experts=EXPERTS,
+    )
 
 
 class Drive:
@@ -43,27 +70,12 @@ class Drive:
         Raises:
             UserError: the engine has no buckets of the data's frequency.
         """
-        size = view.frequency.size
-        if size is None:
-            raise UserError(
-                f"nowcart forecasts buckets of 1m, 5m, 15m, 1h, 1d and 1w; --freq is {view.frequency.name}: leave nowcart out of --models"
-            )
-        self.grid = Grid(size, view.zone)
+        self.spec = demand_spec(view, task)
+        self.grid = Grid(self.spec.size, view.zone)
         self.first = view.frequency.grid_number(view.first_step, view.zone)
-        self.ahead = view.gap + task.horizon
-        totals = tuple(steps for steps in task.totals) if view.gap == 0 else ()
-        self.spec = DemandSpec(
-            size,
-            self.ahead,
-            view.seasons,
-            task.levels,
-            totals,
-            probes(self.ahead),
-            river_items=min(200, max(1, len(view.items))),
-            experts=EXPERTS,
-        )
+        self.ahead = self.spec.horizon
         self.grain_ms = min(15 * MINUTE_MS, self.grid.size_ms)
-        agreement = Agreement(self.grain_ms, size, view.zone.name)
+        agreement = Agreement(self.grain_ms, self.spec.size, view.zone.name)
         whole = ForecastSpec(
             agreement=agreement,
             zone=view.zone,
@@ -84,7 +96,7 @@ class Drive:
             pass
 
     @property
-    def forecaster(self):  # type: ignore[no-untyped-def]
+    def forecaster(self) -> DemandForecaster:
         """The shard's only forecaster."""
         return self.shard.resolutions[0].forecaster
 
@@ -97,10 +109,10 @@ class Drive:
         """Makes a fresh drive the one that gave the state.
 
         Args:
-            state: of state().
+            state: of state(); not changed by what this drive does from here on.
             done: steps that had closed by then.
         """
-        restore_forecast(self.shard, state)
+        restore_forecast(self.shard, {name: values.copy() for name, values in state.items()})  # it takes arrays for its own
         self.done = done
 
     def go(self, view: View, until: int, tell: Callable[[int], None] | None = None) -> list[DemandColumns]:
@@ -113,8 +125,7 @@ class Drive:
         """
         found: list[DemandColumns] = []
         for step in range(self.done, until):
-            block = Block(1, "rows", _SOURCE, self.first + step + 1, self._segments(view, step))
-            found = [made for made in self.shard.step(block) if isinstance(made, DemandColumns)]
+            found = [made for made in self.shard.step(self._block(view, step)) if isinstance(made, DemandColumns)]
             if tell is not None:
                 tell(step)
         self.done = max(self.done, until)
@@ -128,7 +139,10 @@ class Drive:
             start: column.
         """
         for step in range(start, view.end):
-            yield Block(1, "rows", _SOURCE, self.first + step + 1, self._segments(view, step))
+            yield self._block(view, step)
+
+    def _block(self, view: View, step: int) -> Block:
+        return Block(1, "rows", _SOURCE, self.first + step + 1, self._segments(view, step))
 
     def _segments(self, view: View, step: int) -> list[Segment]:
         there = np.flatnonzero(view.first <= step)

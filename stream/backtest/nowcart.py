@@ -16,7 +16,7 @@ from models.train.fit import Examples
 from models.train.recorder import Recorder
 from models.train.trainer import Trainer
 from stream.backtest.data import Floats, View
-from stream.backtest.drive import Drive, State
+from stream.backtest.drive import Drive, State, demand_spec
 from stream.backtest.method import RoundForecast, Task, Tell
 from stream.engine.columns import DemandColumns
 
@@ -43,19 +43,19 @@ class Nowcart:
 
     def run(self, views: Sequence[View], task: Task, tell: Tell) -> Iterator[RoundForecast]:
         """As the protocol says."""
-        rounds = _Rounds(views, task, self._members, tell)
+        rounds = Rounds(views, task, self._members, tell)
         for number in range(len(views)):
             yield rounds.forecast(number)
 
 
-class _Rounds:
+class Rounds:
     """What is carried from round to round: the untrained engine's way through the history, and its examples."""
 
     def __init__(self, views: Sequence[View], task: Task, members: int, tell: Tell) -> None:
         self.views, self.task, self.tell = views, task, tell
         first = views[0]
         layout = layout_of(
-            Drive(first, task, 1).spec,
+            demand_spec(first, task),
             {name: _is_price(values[:, : first.end]) for name, values in first.known.items()},
             tuple(first.past),
             tuple(first.static),
@@ -66,94 +66,74 @@ class _Rounds:
         self.base.forecaster.watch = self.recorder
         self.trainer = Trainer(self.base.spec, layout, members=members, seed=task.seed)
         self.live: Drive | None = None
-        self.work = 0.0
-        self.first_weights: Weights | None = None
+        """The newest round's engine."""
+        self.kept: tuple[int, State] | None = None
+        """Where the newest round's warming up began, and how the untrained engine stood there."""
+        self.trained: Weights | None = None
+        """That the council learns by, and how many steps they were trained on."""
+        self.trained_to = 0
+        self.refitted: Weights | None = None
 
     def forecast(self, number: int) -> RoundForecast:
-        """One round."""
+        """One round. The last step is taken with networks that saw everything before the cut."""
         view = self.views[number]
+        if self.live is None or not self.task.adapt:
+            self.live = self._warm(view, number)
+        else:
+            self._base_to(view, view.end)  # the last round's engine learns on, as live
+        drive = self.live
+        drive.go(view, view.end - 1)
+        if self.trained is not None and (self.task.retrain == "always" or number == 0):
+            self._refit(view, number)
+        if self.refitted is not None and self.refitted.version != drive.forecaster.version:
+            drive.forecaster.load(self.refitted, keep=True)
+        found = drive.go(view, view.end)
+        self.tell((number + 1) / len(self.views))
+        return _forecast(view, self.task, found)
+
+    def _warm(self, view: View, number: int) -> Drive:
+        """An engine where the part begins on which its council and calibration are to learn what its network is worth."""
         seen = view.end - int(view.first[view.present].min()) if view.present.any() else 0
-        held_out = min(max(2 * self.task.horizon, int(np.ceil(_HELD_OUT * seen))), view.end)
-        train_end = view.end - held_out
-        if self.task.adapt and self.live is not None:
-            return self._go_on(number)
+        train_end = view.end - min(max(2 * self.task.horizon, int(np.ceil(_HELD_OUT * seen))), view.end)
         warm = Drive(view, self.task, self.layout.lookback)
         warm.restore(self._base_state(view, train_end), train_end)
         self._base_to(view, view.end)
-        trained = self._train(view, train_end, number)
-        if trained is not None:
-            warm.forecaster.load(trained)
-        warm.go(view, view.end - 1)
-        refitted = None if trained is None else self._refit(view, trained, number)
-        if refitted is not None:
-            warm.forecaster.load(refitted, keep=True)
-        found = warm.go(view, view.end)
-        self.live = warm
-        self.tell((number + 1) / len(self.views))
-        return _forecast(view, self.task, found)
-
-    def _go_on(self, number: int) -> RoundForecast:
-        """The last round's engine learns on, as live, and its network is fitted a little further."""
-        assert self.live is not None
-        view = self.views[number]
-        self._base_to(view, view.end)
-        self.live.go(view, view.end - 1)
-        if self.first_weights is not None and self.task.retrain == "always":
-            refitted = self._refit(view, self.first_weights, number)
-            if refitted is not None:
-                self.live.forecaster.load(refitted, keep=True)
-        found = self.live.go(view, view.end)
-        self.tell((number + 1) / len(self.views))
-        return _forecast(view, self.task, found)
+        self._train(train_end, number)
+        if self.trained is not None:
+            warm.forecaster.load(self.trained)
+        return warm
 
     def _base_to(self, view: View, until: int) -> None:
-        self.base.go(view, until, lambda step: self.tell(self._share(step)))
-
-    def _share(self, step: int) -> float:
-        return min(1.0, step / max(1, self.views[-1].end) * 0.1)
+        share = 0.1 / max(1, self.views[-1].end)
+        self.base.go(view, until, lambda step: self.tell(min(1.0, step * share)))
 
     def _base_state(self, view: View, at: int) -> State:
         """The untrained engine as it stood after a step: it stands before it, or is led there again."""
         if self.base.done > at:
             again = Drive(view, self.task, self.layout.lookback)
-            if self._kept is not None and self._kept[0] <= at:
-                again.restore(self._kept[1], self._kept[0])
+            if self.kept is not None and self.kept[0] <= at:
+                again.restore(self.kept[1], self.kept[0])
             again.go(view, at)
             state = again.state()
         else:
             self._base_to(view, at)
             state = self.base.state()
-        self._kept = (at, state)
+        self.kept = (at, state)
         return state
 
-    _kept: tuple[int, State] | None = None
-
-    def _train(self, view: View, train_end: int, number: int) -> Weights | None:
+    def _train(self, train_end: int, number: int) -> None:
         """The network that the council and the calibration learn by. It saw nothing after `train_end`; one that saw nearly as much serves again."""
-        if self.first_weights is not None and (self.task.retrain == "never" or train_end < self._trained_to * (1 + _STALE)):
-            return self.first_weights
+        if self.trained is not None and (self.task.retrain == "never" or train_end < self.trained_to * (1 + _STALE)):
+            return
         examples = self._examples(train_end)
-        if examples is None:
-            return None
-        self.first_weights, self._trained_to = (
-            self.trainer.train(examples, f"round-{number + 1}", self._telling(number, 0.1, 0.5)),
-            train_end,
-        )
-        return self.first_weights
+        if examples is not None:
+            self.trained, self.trained_to = self.trainer.train(examples, f"round-{number + 1}", self._telling(number, 0.1, 0.5)), train_end
 
-    _trained_to = 0
-
-    def _refit(self, view: View, trained: Weights, number: int) -> Weights | None:
+    def _refit(self, view: View, number: int) -> None:
         """The same, of everything before the cut."""
-        if self.task.retrain == "never" and number > 0:
-            return self.refitted
         examples = self._examples(view.end)
-        self.refitted = (
-            trained if examples is None else self.trainer.train(examples, f"round-{number + 1}-refitted", self._telling(number, 0.5, 1.0))
-        )
-        return self.refitted
-
-    refitted: Weights | None = None
+        if examples is not None:
+            self.refitted = self.trainer.train(examples, f"round-{number + 1}-refitted", self._telling(number, 0.5, 1.0))
 
     def _examples(self, end: int) -> Examples | None:
         if end < _LEAST:
@@ -161,7 +141,7 @@ class _Rounds:
         examples = self.recorder.examples(self.base.first + end - 1)
         return examples if len(examples) >= 200 else None
 
-    def _telling(self, number: int, low: float, high: float):  # type: ignore[no-untyped-def]
+    def _telling(self, number: int, low: float, high: float) -> Tell:
         def told(share: float) -> None:
             self.tell((number + low + (high - low) * share) / len(self.views))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stream.cli import backtest_intent
+from stream.cli.columns import layout_of, names
 from stream.cli.frame import Subparsers, add_command, positive, progress_bar
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from stream.backtest.data import Dataset, Round
     from stream.backtest.method import Task
     from stream.backtest.run import Backtest
-    from stream.backtest.shape import Layout
 
 log = logging.getLogger("nowcart.backtest")
 
@@ -29,7 +29,7 @@ TOTALS = (7, 14)
 MODELS = "nowcart,seasonal_naive"
 KNOWN = (
     *("nowcart", "mean", "naive", "seasonal_naive", "zeros", "empirical_quantiles", "empirical_quantiles_56", "empirical_quantiles_84"),
-    *("auto_ets", "auto_theta", "auto_arima", "mstl", "croston_sba", "tsb", "lightgbm", "lightgbm_mape"),
+    *("auto_ets", "auto_theta", "auto_arima", "mstl", "croston_sba", "tsb", "ar_k", "mlp", "lstm", "gru", "lightgbm", "lightgbm_mape"),
 )
 """As stream.backtest.peers has them, which takes too long to be asked for --help."""
 
@@ -54,18 +54,18 @@ def add(subparsers: Subparsers) -> None:
         help="a history: .csv, .tsv, .ndjson, .jsonl (each perhaps with .gz) or .parquet, a row an item and time",
     )
     columns = parser.add_argument_group("what the columns mean")
-    columns.add_argument("--item", metavar="A,B", type=_names, help="columns that make an item's key")
+    columns.add_argument("--item", metavar="A,B", type=names, help="columns that make an item's key")
     columns.add_argument("--time", metavar="COLUMN", help="dates, stamps or whole numbers (1 is one step)")
     columns.add_argument("--target", metavar="COLUMN", help="units; empty: unknown")
     columns.add_argument(
         "--known",
         metavar="A,B",
-        type=_names,
+        type=names,
         default=(),
         help="known ahead: price, promotion …; text of few values becomes one column of 0 and 1 for each",
     )
-    columns.add_argument("--past", metavar="A,B", type=_names, default=(), help="known only when their time has come")
-    columns.add_argument("--static", metavar="A,B", type=_names, default=(), help="never changing: category, brand …")
+    columns.add_argument("--past", metavar="A,B", type=names, default=(), help="known only when their time has come")
+    columns.add_argument("--static", metavar="A,B", type=names, default=(), help="never changing: category, brand …")
     columns.add_argument("--censored", metavar="COLUMN", help="true where stock cut sales off: not scored, and a lower bound to learn from")
     steps = parser.add_argument_group("steps and rounds")
     steps.add_argument("--freq", metavar="F", help="length of a step: D, W, H, 15m, M … (default: seen from the times)")
@@ -91,8 +91,8 @@ def add(subparsers: Subparsers) -> None:
     models.add_argument(
         "--models",
         metavar="A,B",
-        type=_names,
-        default=_names(MODELS),
+        type=names,
+        default=names(MODELS),
         help=f"compared, of {', '.join(KNOWN)}; NAME@N: on a sample of N items (default: {MODELS})",
     )
     models.add_argument("--quantiles", metavar="P,Q", type=_levels, default=LEVELS, help=f"levels (default: {','.join(map(str, LEVELS))})")
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
     for path in (args.predictions, args.json, args.report):
         _require_folder(path)
-    read = read_dataset(args.file, layout_of(args))
+    read = read_dataset(args.file, layout_of(args, args.zone, args.season))
     data = read.data
     log.info(
         "%s: %s rows, %s items, %s steps of %s", args.file, f"{read.rows:,}", f"{len(data.items):,}", f"{data.steps:,}", data.frequency.name
@@ -167,25 +167,6 @@ def _report(path: Path, result: Backtest, scores: dict[str, Any]) -> None:
 
     write_report(path, result, scores)
     log.info("%s: the report", path)
-
-
-def layout_of(args: argparse.Namespace) -> Layout:
-    """What the arguments say of the columns."""
-    from stream.backtest.shape import Layout
-
-    return Layout(
-        item=args.item,
-        time=args.time,
-        target=args.target,
-        frequency=args.freq,
-        known=args.known,
-        past=args.past,
-        static=args.static,
-        censored=args.censored,
-        fill=args.fill,
-        seasons=args.season,
-        zone=args.zone,
-    )
 
 
 def task_of(args: argparse.Namespace) -> Task:
@@ -303,15 +284,6 @@ def _require_folder(path: Path | None) -> None:
 
     if path is not None and not path.absolute().parent.is_dir():
         raise UserError(f"{path} must be in a folder that is there; {path.absolute().parent} is not: create it")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise argparse.ArgumentTypeError("must be one name, or several with commas between them")
-    if len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"must name each once; got {text!r}")
-    return names
 
 
 def _count(text: str) -> int:

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stream.cli.columns import layout_of, names
 from stream.cli.frame import Subparsers, add_command, add_config, positive, progress_bar
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add(subparsers: Subparsers) -> None:
         graceful=True,
     )
     add_config(parser)
-    parser.add_argument("--size", metavar="A,B", type=_names, default=(), help="only these bucket sizes (default: all of [demand])")
+    parser.add_argument("--size", metavar="A,B", type=names, default=(), help="only these bucket sizes (default: all of [demand])")
     parser.add_argument("--members", metavar="N", type=positive(int), default=4, help="networks whose outputs are averaged (default: 4)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all that is drawn (default: 0)")
     parser.add_argument(
@@ -65,12 +66,12 @@ def add(subparsers: Subparsers) -> None:
     going_on.add_argument("--until-end", action="store_true", help="with --follow: stop at the topic's present end")
     file = parser.add_argument_group("from a file instead of the activity topic (columns as for nowcart backtest)")
     file.add_argument("--history", metavar="FILE", type=Path, help="a row an item and time")
-    file.add_argument("--item", metavar="A,B", type=_names, help="columns that make an item's key")
+    file.add_argument("--item", metavar="A,B", type=names, help="columns that make an item's key")
     file.add_argument("--time", metavar="COLUMN")
     file.add_argument("--target", metavar="COLUMN")
-    file.add_argument("--known", metavar="A,B", type=_names, default=())
-    file.add_argument("--past", metavar="A,B", type=_names, default=())
-    file.add_argument("--static", metavar="A,B", type=_names, default=())
+    file.add_argument("--known", metavar="A,B", type=names, default=())
+    file.add_argument("--past", metavar="A,B", type=names, default=())
+    file.add_argument("--static", metavar="A,B", type=names, default=())
     file.add_argument("--censored", metavar="COLUMN")
     file.add_argument("--freq", metavar="F")
     file.add_argument("--fill", choices=("zero", "none"), default="none")
@@ -132,7 +133,6 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 
 def _history(config: Config, args: argparse.Namespace) -> History:
-    from stream.backtest.shape import Layout
     from stream.tables import UserError
     from stream.train.history import ActivityHistory, FileHistory
 
@@ -144,19 +144,7 @@ def _history(config: Config, args: argparse.Namespace) -> History:
     missing = [f"--{name}" for name in ("item", "time", "target") if not getattr(args, name)]
     if missing:
         raise UserError(f"--history needs {', '.join(missing)}: say which columns those are")
-    layout = Layout(
-        item=args.item,
-        time=args.time,
-        target=args.target,
-        frequency=args.freq,
-        known=args.known,
-        past=args.past,
-        static=args.static,
-        censored=args.censored,
-        fill=args.fill,
-        zone=config.time.zone,
-    )
-    return FileHistory(config, args.history, layout)
+    return FileHistory(config, args.history, layout_of(args, config.time.zone))
 
 
 def _require_topic(config: Config) -> None:
@@ -255,10 +243,3 @@ def print_table(made: Sequence[Made]) -> None:
 
 def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"must be one name, or several with commas between them, each once; got {text!r}")
-    return names

@@ -1,22 +1,17 @@
-"""The shop of the demo lives in a process of its own, so that making its messages takes nothing from the engine's threads.
-
-It ends when its standard input does: because we say so, or because we are gone in whatever way.
-"""
+"""The shop of the demo lives in a process of its own, so that making its messages takes nothing from the engine's threads."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
 
 import msgspec
 
+from stream.demo.child import Child
 from stream.kafka.sender import Sender
 from stream.simulate import TOPICS, Chunk, Shop, ShopSpec, pace
 
@@ -52,7 +47,7 @@ class ShopEnded(Exception):
     """The shop's process ended by itself."""
 
 
-class Feeder:
+class Feeder(Child):
     """The shop's process, seen from ours. Use it in a with block.
 
     Args:
@@ -61,39 +56,10 @@ class Feeder:
     """
 
     def __init__(self, bootstrap_servers: str, spec: ShopSpec) -> None:
-        self._order = Order(bootstrap_servers, spec)
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 — closed in __exit__
-        self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._listen, name="shop", daemon=True)
+        super().__init__("stream.demo.feeder", Order(bootstrap_servers, spec), "shop")
         self._began = threading.Event()
         self._going = False
         self.progress = Progress(0, 0, spec.start_ms, False)
-
-    def __enter__(self) -> Feeder:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "stream.demo.feeder", msgspec.json.encode(self._order).decode()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            start_new_session=True,  # Ctrl-C in the terminal is ours to handle
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        self._thread.join()
-        assert process.stdout is not None
-        process.stdout.close()
-        self._said.close()
 
     def wait(self, seconds: float) -> bool:
         """Waits until it has sent something; says whether it has.
@@ -120,17 +86,17 @@ class Feeder:
         """
         assert self._process is not None
         if self._process.poll() is not None:
-            self._said.seek(0)
-            lines = self._said.read().decode(errors="replace").strip().splitlines()
-            raise ShopEnded(f"the simulated shop ended with status {self._process.returncode}, saying: {' / '.join(lines[-3:])}")
+            raise ShopEnded(
+                f"the simulated shop ended with status {self._process.returncode}, saying: {' / '.join(self.complaints()[-3:])}"
+            )
 
-    def _listen(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        decode = msgspec.json.Decoder(Progress).decode
-        for line in self._process.stdout:
-            self.progress = decode(line)
-            self._began.set()
+    def heard(self, line: bytes) -> None:
+        """It says how far it is."""
+        self.progress = _decode(line)
+        self._began.set()
+
+
+_decode = msgspec.json.Decoder(Progress).decode
 
 
 def feed(order: Order, go_on: threading.Event, stop: threading.Event) -> None:

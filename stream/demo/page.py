@@ -1,7 +1,4 @@
-"""The demo's live page: `nowcart serve` in a process of its own, beside the engine.
-
-It ends when its standard input does: because we say so, or because we are gone in whatever way.
-"""
+"""The demo's live page: `nowcart serve` in a process of its own, beside the engine."""
 
 from __future__ import annotations
 
@@ -9,17 +6,14 @@ import contextlib
 import importlib.util
 import logging
 import os
-import subprocess
 import sys
-import tempfile
 import threading
-from types import TracebackType
 
 import msgspec
 
-log = logging.getLogger("nowcart.demo")
+from stream.demo.child import Child
 
-_PATIENCE_S = 5.0
+log = logging.getLogger("nowcart.demo")
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -30,7 +24,7 @@ class Order(msgspec.Struct, frozen=True):
     engine_metrics: str
 
 
-class Page:
+class Page(Child):
     """The page's process, seen from ours. Use it in a with block.
 
     Args:
@@ -40,47 +34,18 @@ class Page:
     """
 
     def __init__(self, bootstrap_servers: str, port: int, engine_metrics: str) -> None:
-        self._order = Order(bootstrap_servers, port, engine_metrics)
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 — closed in __exit__
-        self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._listen, name="page", daemon=True)
+        super().__init__("stream.demo.page", Order(bootstrap_servers, port, engine_metrics), "page")
         self.url = ""
         """Where it listens, once it does."""
 
-    def __enter__(self) -> Page:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "stream.demo.page", msgspec.json.encode(self._order).decode()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            start_new_session=True,  # Ctrl-C in the terminal is ours to handle
-        )
-        self._thread.start()
-        return self
+    def heard(self, line: bytes) -> None:
+        """It says where it listens."""
+        self.url = line.decode().strip()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        self._thread.join()
-        assert process.stdout is not None
-        process.stdout.close()
-        self._said.close()
-
-    def _listen(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.url = line.decode().strip()
+    def fell_silent(self) -> None:
+        """Says why there is no page, if there never was one."""
         if not self.url:
-            self._said.seek(0)
-            lines = self._said.read().decode(errors="replace").strip().splitlines()
+            lines = self.complaints()
             log.warning("there is no live page: %s", lines[-1] if lines else "its process ended")
 
 

@@ -56,6 +56,7 @@ SHOP_PARTITIONS = {"clicks": 2, "orders": 1, "offers": 1}
 
 _MEBIBYTE = 1024 * 1024
 _KEEP_BYTES = {"activity": 16 * _MEBIBYTE, "intent": 8 * _MEBIBYTE, "demand": 16 * _MEBIBYTE, "spikes": _MEBIBYTE, "deadletter": _MEBIBYTE}
+_KEEP_BYTES |= {"alerts": _MEBIBYTE, "alerts.state": _MEBIBYTE, "models": _MEBIBYTE}
 _KEEP_SHOP_BYTES = {"clicks": 16 * _MEBIBYTE, "orders": 8 * _MEBIBYTE, "offers": 4 * _MEBIBYTE}
 
 

@@ -439,7 +439,7 @@ class ForecastShard:
         yield from self._forecast(resolution, slots[due], corrects=False)
 
     def _judge(self, resolution: Resolution, panel: Panel) -> Iterator[Columns]:
-        _, expected = resolution.forecaster.tail(panel.slots, panel.observed(), panel.closed)
+        expected = resolution.forecaster.expected(panel.slots, panel.closed)
         lines = resolution.windows.channels["lines"].values(panel.closed, panel.slots)
         found = resolution.spikes.judge(seen_bucket(panel, lines, expected))
         if len(found.places):

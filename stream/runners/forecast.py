@@ -97,6 +97,20 @@ def spec_of(config: Config) -> ForecastSpec:
     )
 
 
+def block_of(place: Partition, offset: int, value: bytes | None) -> Block:
+    """A message of the activity topic.
+
+    Raises:
+        UserError: somebody else writes there.
+    """
+    try:
+        return decode_block(value or b"")
+    except BlockError as error:
+        raise UserError(
+            f"{place.topic}[{place.partition}] at offset {offset}: {error}. Nothing but nowcart may write to this topic"
+        ) from error
+
+
 class ForecastWork:
     """One activity partition: its queue of blocks and its engine."""
 
@@ -107,7 +121,7 @@ class ForecastWork:
         self.stage = stage
         self.engine = ForecastShard(stage.spec)
         for part in self.engine.resolutions:
-            stage.stopwatch.watch("model", part.forecaster, "correct", "tail", "close", "forecast", "hold")
+            stage.stopwatch.watch("model", part.forecaster, "correct", "expected", "close", "forecast", "hold")
         self.quiet = False
         self.warned = False
         self.queue: deque[tuple[int, Block, int]] = deque()
@@ -135,12 +149,7 @@ class ForecastWork:
 
     def accept(self, messages: Messages) -> None:
         for offset, stamp_ms, value in zip(messages.offsets, messages.stamps_ms, messages.values, strict=True):
-            try:
-                self.queue.append((offset, decode_block(value or b""), stamp_ms))
-            except BlockError as error:
-                raise UserError(
-                    f"{self.partition.topic}[{self.partition.partition}] at offset {offset}: {error}. Nothing but nowcart may write to this topic"
-                ) from error
+            self.queue.append((offset, block_of(self.partition, offset, value), stamp_ms))
 
     def step(self, limit_ms: int, max_rows: int, before: int | None = None) -> Step:
         blocks: list[Block] = []

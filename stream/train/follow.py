@@ -27,11 +27,12 @@ from stream.engine.forecast import BUILTIN, ForecastSpec
 from stream.engine.time import Grid
 from stream.kafka.log import Partition
 from stream.kafka.reader import Tail
+from stream.runners.forecast import block_of
 from stream.state.artefacts import Announcement, Artefacts, ArtefactUnusable, decode_announcement, open_artefacts
 from stream.state.errors import Damaged
 from stream.train.announce import announce, announced
 from stream.train.course import deepened, joined, most, survey
-from stream.train.history import ActivityHistory, block_of
+from stream.train.history import ActivityHistory
 from stream.train.run import LEAST_BUCKETS, LEAST_EXAMPLES, Plan, finish
 from stream.train.shadow import Duel, Part
 

@@ -12,12 +12,12 @@ from stream.backtest.drive import Drive
 from stream.backtest.method import Task
 from stream.backtest.shape import Layout, read_dataset
 from stream.config import Bucket, Config, UserError
-from stream.engine.activity import Block, BlockError, decode_block
+from stream.engine.activity import Block
 from stream.engine.forecast import ForecastSpec
 from stream.kafka.admin import Admin
 from stream.kafka.log import Partition
 from stream.kafka.reader import read
-from stream.runners.forecast import probes, spec_of
+from stream.runners.forecast import block_of, probes, spec_of
 
 
 class History(Protocol):
@@ -76,20 +76,6 @@ class ActivityHistory:
         for messages in read(self.config.kafka, place, start, self.ends[part], 10_000):
             for offset, value in zip(messages.offsets, messages.values, strict=True):
                 yield offset + 1, block_of(place, offset, value)
-
-
-def block_of(place: Partition, offset: int, value: bytes | None) -> Block:
-    """A message of the activity topic.
-
-    Raises:
-        UserError: somebody else writes there.
-    """
-    try:
-        return decode_block(value or b"")
-    except BlockError as error:
-        raise UserError(
-            f"{place.topic}[{place.partition}] at offset {offset}: {error}. Nothing but nowcart may write to this topic"
-        ) from error
 
 
 class FileHistory:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from stream.backtest.data import Dataset, View, cut_rounds
+from stream.backtest.drive import Drive
 from stream.backtest.method import RoundForecast, Task
+from stream.backtest.nowcart import Rounds
 from stream.backtest.peers import METHODS, make_methods
 from stream.backtest.run import backtest
 from tests.backtest.shop import LEVELS, read
@@ -144,3 +146,18 @@ def test_peers_do_not_take_what_stock_cut_off_for_demand(history: Dataset) -> No
     sampled = result.outcomes[1].mean[0, :4]
     assert np.isfinite(sampled).any()
     assert (sampled[np.isfinite(sampled)] == 9).all()
+
+
+def test_a_round_begins_where_the_untrained_engine_stood_whatever_the_round_before_made_of_it(history: Dataset) -> None:
+    views = [View(history, one) for one in cut_rounds(history, 3, 2, 4)]
+    rounds = Rounds(views, TASK, 1, lambda share: None)
+    for number in range(2):
+        rounds.forecast(number)
+    kept = rounds.kept
+    assert kept is not None
+    at, state = kept
+    alone = Drive(views[1], TASK, rounds.layout.lookback)
+    alone.go(views[1], at)
+    told = alone.state()
+    assert state.keys() == told.keys()
+    assert not [name for name, values in told.items() if values.tobytes() != state[name].tobytes()]

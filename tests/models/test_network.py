@@ -83,6 +83,22 @@ def test_rows_stand_alone() -> None:
     assert apart.tobytes() == np.ascontiguousarray(whole[some]).tobytes()
 
 
+def test_what_was_not_measured_is_no_number_that_the_network_could_trip_over() -> None:
+    wanted = spec()
+    layout = layout_of(wanted, past=("rating", "views"))
+    shop = Shop(seasonal(6, 60, seed=9), wanted, layout.lookback)
+    random = np.random.default_rng(9)
+    rating = np.where(random.random((shop.depth, 6)) < 0.7, np.nan, 4.0).astype(np.float32)
+    rating[:, 5] = np.nan
+    views = random.poisson(3.0, (shop.depth, 6))
+    panel = replace(shop.panel(50), past={"rating": rating, "views": views})
+    rows = Encoder(layout).encode(Window(panel)).rows
+    assert np.isfinite(rows).all()
+    never = Encoder(layout).encode(Window(replace(panel, past={"views": views}))).rows
+    assert rows[5].tobytes() == never[5].tobytes()  # never measured is as if nobody had ever told
+    assert (rows[:5] != never[:5]).any()
+
+
 def test_targets_are_what_came_and_nothing_after_the_cut() -> None:
     wanted = spec()
     layout = layout_of(wanted, {"price": True})
