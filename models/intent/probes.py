@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.exact import SlotArrays
+from models.exact import SlotArrays, halves
 from models.protocol import Float32, Ints, SessionRuns
 
 HEADS = ("purchase", "cart")
@@ -61,8 +61,10 @@ class Probes:
             raise ValueError(f"positions must ascend from 1 up; got {positions}")
         self.positions = np.array(positions, dtype=np.int64)
         self.slots = SlotArrays()
-        self.slots.add("features", np.float16, 0, (len(positions), width))
-        self.slots.add("kept", np.bool_, 0, (len(positions),))
+        self.slots.add("features", np.float16, 0, (len(positions), width), whole=True)
+        self.slots.add("kept", np.bool_, 0, (len(positions),), whole=True)
+        self._group: Ints = np.full(positions[-1] + 2, -1, np.int64)
+        self._group[self.positions] = np.arange(len(positions))
 
     def keep(self, runs: SessionRuns, features: Float32) -> None:
         """Keeps the features of rows that stand at a probe position.
@@ -71,13 +73,22 @@ class Probes:
             runs: the rows.
             features: float32[n, width].
         """
-        begins = runs.slot[runs.position == 1]
-        self.slots["kept"][:, begins] = False
-        for group, position in enumerate(self.positions):
-            rows = np.flatnonzero(runs.position == position)
-            at = runs.slot[rows]
-            self.slots["features"][group][:, at] = np.clip(features[rows], -60_000, 60_000).T
-            self.slots["kept"][group, at] = True
+        rows, group = self.standing(runs.position)
+        at = runs.slot[rows]
+        kept = self.slots.rows("kept")
+        kept[runs.slot[runs.position == 1]] = False
+        kept[at, group] = True
+        self.slots.rows("features")[at, group] = halves(features[rows])
+
+    def standing(self, position: Ints) -> tuple[Ints, Ints]:
+        """(rows that stand at a probe position, index of the position of each), int64[m] each.
+
+        Args:
+            position: int64[n], from 1 up.
+        """
+        group = self._group[np.minimum(position, len(self._group) - 1)]
+        rows = np.flatnonzero(group >= 0)
+        return rows, group[rows]
 
     def samples(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> Samples:
         """What these ended sessions teach.

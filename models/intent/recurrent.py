@@ -98,7 +98,7 @@ class RecurrentIntent:
         self.swap(weights or drawn(spec.features))
         self.probes = Probes(spec.positions, INNER)
         self._slots = SlotArrays()
-        self._slots.add("h", np.float32, 0, (WIDTH,))
+        self._slots.add("h", np.float32, 0, (WIDTH,), whole=True)
         self._slots.add("body", np.uint8, 0)
 
     @property
@@ -207,7 +207,9 @@ class RecurrentIntent:
         made = body.enter(body.inputs(runs, place))
         keep = np.ascontiguousarray(made[:, :WIDTH])
         states = np.ascontiguousarray(made[:, WIDTH:])  # what is added, then the state; and what goes past
-        h = np.where((runs.position[begin] == 1)[None, :], np.float32(0), self._slots.f32("h")[:, slots]).T.astype(np.float32)
+        of_slot = self._slots.rows("h")
+        h = np.asarray(of_slot[slots], dtype=np.float32)
+        h[runs.position[begin] == 1] = 0
         before, at = h, 0
         for count in live.tolist():
             now = states[at : at + count, :WIDTH]
@@ -216,7 +218,7 @@ class RecurrentIntent:
             np.add(now, part, out=now)
             before = now
             at += count
-        self._slots.f32("h")[:, slots] = states[offset[length - 1] + np.arange(len(slots)), :WIDTH].T
+        of_slot[slots] = states[offset[length - 1] + np.arange(len(slots)), :WIDTH]
         return body.leave(states), place
 
     def slot_state(self) -> State:

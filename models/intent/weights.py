@@ -101,6 +101,7 @@ def drawn(features: int, version: str = "builtin-2") -> IntentWeights:
     into = random.normal(size=(wide, 2 * WIDTH + INNER)) / np.sqrt(features)
     into[:, :WIDTH] *= 0.5
     into[:, WIDTH : 2 * WIDTH] *= 1.2
+    into[:, 2 * WIDTH :] *= 0.2  # hardly bent: heads on a drawn body learn most from what is linear
     # Gates that start from almost always open to remembering some twenty events.
     bias = np.concatenate([np.linspace(2.5, -3.0, WIDTH), random.normal(size=WIDTH) * 0.3, random.normal(size=INNER) * 0.1])
     heads = np.zeros((len(HEADS), INNER + 1))
@@ -113,7 +114,7 @@ def drawn(features: int, version: str = "builtin-2") -> IntentWeights:
         category=np.zeros((CATEGORY_ROWS, EMBEDDED), np.float32),
         into=into.astype(np.float32),
         into_bias=bias.astype(np.float32),
-        out=(random.normal(size=(WIDTH, INNER)) * 1.5 / np.sqrt(WIDTH)).astype(np.float32),
+        out=(random.normal(size=(WIDTH, INNER)) * 0.75 / np.sqrt(WIDTH)).astype(np.float32),
         heads=heads,
         curvature=np.zeros((len(HEADS), INNER + 1, INNER + 1)),
     )

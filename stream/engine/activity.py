@@ -157,7 +157,7 @@ def number_items(items: Sequence[str] | None, rows: int) -> ItemColumn:
     names = list(dict.fromkeys(items))
     local = dict(zip(names, range(len(names)), strict=True))
     column = np.fromiter(map(local.__getitem__, items), np.int64, rows)
-    crc = np.array([zlib.crc32(name.encode()) for name in names], dtype=np.int64)
+    crc = np.array(list(map(zlib.crc32, map(str.encode, names))), dtype=np.int64)
     if "" in local:
         column[column == local[""]] = -1
     return ItemColumn(column, names, crc)
@@ -276,7 +276,7 @@ def expected_by_partition(moved: Sequence[Moved], partitions: int) -> list[list[
     result: list[list[Segment]] = [[] for _ in range(partitions)]
     for epoch in sorted({m.epoch for m in moved}):
         items, change = _summed([(m.items, m.change) for m in moved if m.epoch == epoch])
-        home = np.array([zlib.crc32(name.encode()) % partitions for name in items], dtype=np.int64)
+        home = np.array(list(map(zlib.crc32, map(str.encode, items))), dtype=np.int64) % partitions
         for p in range(partitions):
             mine = np.flatnonzero((home == p) & (change != 0))
             for at in range(0, len(mine), _EXPECTED_ITEMS):
@@ -293,6 +293,10 @@ def read_expected(expected: Expected) -> Ints:
 
 def _summed(parts: Sequence[tuple[Sequence[str], Ints]]) -> tuple[list[str], Ints]:
     """Items in the order of their names, and their sums."""
+    if len(parts) == 1:  # the usual case: no item occurs twice
+        items, change = parts[0]
+        order = sorted(range(len(items)), key=items.__getitem__)
+        return [items[i] for i in order], change[np.array(order, dtype=np.int64)]
     names = sorted({name for items, _ in parts for name in items})
     place = {name: i for i, name in enumerate(names)}
     total = np.zeros(len(names), np.int64)

@@ -309,11 +309,13 @@ class SessionBook:
         self._touch(slot)
         if self.orders is not None:
             self.orders.see(slot[run], position, time, slot[new_runs])
-        for i in new_runs.tolist():
-            key, s = key_list[group[starts[i]]], int(slot[i])
+        begun_slots = slot[new_runs].tolist()
+        for key, s in zip(map(key_list.__getitem__, group[starts[new_runs]].tolist()), begun_slots, strict=True):
             self.keys[s] = key
-            self.users[s] = "" if users is None else users[row_of_start[i]]
             self.index[key] = s
+        if users is not None:
+            for row, s in zip(row_of_start[new_runs].tolist(), begun_slots, strict=True):
+                self.users[s] = users[row]
 
         moved = None
         if self.interest is not None:
