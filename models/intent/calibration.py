@@ -18,7 +18,7 @@ from models.protocol import Float64, Ints, State
 
 _FADE = 1 / 12_000
 """Of what was learnt, an outcome."""
-_TRUST = np.array([40.0, 40.0, 2.0])
+_TRUST = np.array([40.0, 40.0, 4.0])
 """How much a, b and c resist being moved, in units of curvature: slopes are learnt from much, the level from little."""
 _GRID = 2.0**12
 _BINS = 30
@@ -65,11 +65,9 @@ class Calibrators:
         Args:
             head: index into HEADS.
             group: int64[n].
-            p: float64[n], what was said before calibration.
+            p: float64[n], what is said before calibration.
             label: float64[n], 0 or 1.
         """
-        if head == 0 and len(p):
-            self._measure(group, self.apply(head, group, p), label)
         for place in np.unique(group).tolist():
             rows = np.flatnonzero(group == place)
             x = np.stack([np.log(p[rows]), -np.log1p(-p[rows]), np.ones(len(rows))], axis=1)
@@ -84,7 +82,14 @@ class Calibrators:
             step = solve(self._curvature[head, place], products(x, residual))
             self._beta[head, place] = beta - step * min(1.0, 0.5 / max(float(np.abs(step).max()), 1e-12))
 
-    def _measure(self, group: Ints, q: Float64, label: Float64) -> None:
+    def measure(self, group: Ints, q: Float64, label: Float64) -> None:
+        """Takes outcomes of purchase into the measured error.
+
+        Args:
+            group: int64[n].
+            q: float64[n], what was said in the end.
+            label: float64[n], 0 or 1.
+        """
         place = np.clip((np.log(q / (1 - q)) - _LOWEST) / _STEP, 0, _BINS - 1).astype(np.int64)
         cell = group * _BINS + place
         counted = np.bincount(group, minlength=self.groups)

@@ -183,6 +183,10 @@ class RecurrentIntent:
             used = {self._newest, *np.unique(self._slots["body"][self._live()]).tolist()}
             self._bodies = {number: body for number, body in self._bodies.items() if number in used}
 
+    def on_newest(self, slots: Ints) -> NDArray[np.bool_]:
+        """bool[slots], sessions that began on the newest weights."""
+        return np.asarray(self._slots["body"][slots] == self._newest, dtype=np.bool_)
+
     def _live(self) -> NDArray[np.bool_]:
         return np.asarray(self.probes.slots["kept"][0], dtype=np.bool_)
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.council import Council
 from models.device import DeviceError
 from models.exact import pooled, put, take
 from models.intent.calibration import Calibrators
 from models.intent.logistic import LogisticIntent
-from models.intent.probes import HEADS, Probes, sigmoid
+from models.intent.mixture import Mixture
+from models.intent.probes import HEADS, Probes, Samples, sigmoid
 from models.intent.recurrent import RecurrentIntent
 from models.intent.tree import TreeIntent
 from models.intent.weights import IntentWeights
@@ -50,8 +50,7 @@ class IntentScorer:
             self.version = "builtin-2-logistic"
         # What each member says, and what they say together, for each head.
         self._probes = Probes(spec.positions, (len(self.members) + 1) * len(HEADS))
-        allowed = np.ones((len(HEADS), len(self.members)), dtype=np.bool_)
-        self._council = Council(len(spec.positions), len(HEADS), allowed)
+        self._mixture = Mixture(len(spec.positions), len(HEADS), len(self.members))
         self._calibrators = Calibrators(len(spec.positions))
 
     def swap(self, weights: IntentWeights) -> None:
@@ -65,7 +64,7 @@ class IntentScorer:
         self.recurrent.swap(weights)
         self.version = self.recurrent.version
         for name in ("frozen", "adapted"):
-            self._council.reset(self.members.index(name))
+            self._mixture.reset(self.members.index(name))
         self._calibrators.reset()
 
     def resize(self, capacity: int) -> None:
@@ -96,53 +95,77 @@ class IntentScorer:
     def score(self, runs: SessionRuns) -> Scores:
         """Advances the sessions and gives the probabilities after each event."""
         said = self.members_logits(runs)  # [members, heads, n]
-        weights = self._council.weights().astype(np.float64)  # [members, positions, heads]
         group = self._probes.group_of(runs.position)
-        p = sigmoid(said)
-        mixed = np.zeros((len(HEADS), len(runs.slot)))
+        mixed = self._mixed(np.ascontiguousarray(sigmoid(said).transpose(1, 0, 2)), group)
+        done = np.stack([self._calibrators.apply(head, group, mixed[head]) for head in range(len(HEADS))])
+        self._keep(runs, said, done)
+        return Scores(done[0].astype(np.float32), done[1].astype(np.float32))
+
+    def _mixed(self, p: Float64, group: Ints) -> Float64:
+        """float64[heads, n], of the members' probabilities float64[heads, members, n]."""
+        weights = self._mixture.weights()  # [positions, heads, members]
+        mixed = np.zeros((len(HEADS), len(group)))
         for index in range(len(self.members)):
             for head in range(len(HEADS)):
-                mixed[head] += weights[index, :, head][group] * p[index, head]
-        self._keep(runs, said, mixed)
-        done = np.stack([self._calibrators.apply(head, group, mixed[head]) for head in range(len(HEADS))]).astype(np.float32)
-        return Scores(done[0], done[1])
+                mixed[head] += weights[:, head, index][group] * p[head, index]
+        return mixed
 
-    def _keep(self, runs: SessionRuns, said: Float64, mixed: Float64) -> None:
-        rows = np.flatnonzero(np.isin(runs.position, self._probes.positions))
-        together = np.log(mixed[:, rows] / (1 - mixed[:, rows]))
-        kept = np.concatenate([said[:, :, rows].reshape(len(self.members) * len(HEADS), len(rows)), together]).T
+    def _keep(self, runs: SessionRuns, said: Float64, done: Float64) -> None:
+        rows, _ = self._probes.standing(runs.position)
+        told = np.log(done[:, rows] / (1 - done[:, rows]))
+        kept = np.concatenate([said[:, :, rows].reshape(len(self.members) * len(HEADS), len(rows)), told]).T
         self._probes.keep(SessionRuns(runs.slot[rows], runs.position[rows], runs.x[rows]), np.ascontiguousarray(kept, dtype=np.float32))
 
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
         """Scores what was predicted of these sessions while they lived, learns from them, forgets them."""
         samples = self._probes.samples(slots, purchase_position, cart_position)
         if len(samples.group):
-            members, positions = len(self.members), len(self.spec.positions)
-            p = sigmoid(samples.features.astype(np.float64)).reshape(-1, members + 1, len(HEADS))
-            items = np.zeros((len(HEADS), positions))
-            losses = np.zeros((len(HEADS), members, positions))
-            for head in range(len(HEADS)):
-                risk = samples.at_risk[head]
-                group, label = samples.group[risk], samples.label[head][risk]
-                items[head] = np.bincount(group, minlength=positions)
-                for index in range(members):
-                    said = np.ascontiguousarray(p[:, index, head])[risk]
-                    loss = -np.log(np.where(label > 0, said, 1 - said))
-                    losses[head, index] = pooled(group, np.minimum(loss, _LARGEST_LOSS), positions)
-                self._calibrators.learn(head, group, np.ascontiguousarray(p[:, members, head])[risk], label)
-            for position in range(positions):
-                self._council.update(position, losses[:, :, position], items[:, position])
+            self._weigh(samples)
+            # What sessions on older weights said tells nothing about how the newest are to be calibrated.
+            if self.recurrent is not None:
+                new = self.recurrent.on_newest(slots)
+                samples = self._probes.samples(slots[new], purchase_position[new], cart_position[new])
+            self._calibrate(samples)
         self.tree.learn(self.logistic.probes, slots, purchase_position, cart_position)
         self.logistic.settle(slots, purchase_position, cart_position)
         if self.recurrent is not None:
             self.recurrent.settle(slots, purchase_position, cart_position)
         self._probes.slots.forget(slots)
 
+    def _said(self, samples: Samples) -> Float64:
+        """float64[heads, members + 1, m], probabilities of the members and of them together."""
+        p = sigmoid(samples.features.astype(np.float64)).reshape(-1, len(self.members) + 1, len(HEADS))
+        return np.ascontiguousarray(p.transpose(2, 1, 0))
+
+    def _weigh(self, samples: Samples) -> None:
+        members, positions = len(self.members), len(self.spec.positions)
+        p = self._said(samples)
+        outcomes = np.zeros((positions, len(HEADS)))
+        losses = np.zeros((positions, len(HEADS), members))
+        for head in range(len(HEADS)):
+            risk = samples.at_risk[head]
+            group, label = samples.group[risk], samples.label[head][risk]
+            outcomes[:, head] = np.bincount(group, minlength=positions)
+            for index in range(members):
+                said = p[head, index][risk]
+                loss = -np.log(np.where(label > 0, said, 1 - said))
+                losses[:, head, index] = pooled(group, np.minimum(loss, _LARGEST_LOSS), positions)
+            if head == 0:
+                self._calibrators.measure(group, p[head, members][risk], label)
+        self._mixture.update(losses, outcomes)
+
+    def _calibrate(self, samples: Samples) -> None:
+        # Of what the members said then, together as they are weighed now.
+        mixed = self._mixed(self._said(samples)[:, :-1], samples.group)
+        for head in range(len(HEADS)):
+            risk = samples.at_risk[head]
+            self._calibrators.learn(head, samples.group[risk], mixed[head][risk], samples.label[head][risk])
+
     def metrics(self) -> dict[str, dict[str, float]]:
         """The members' weights for purchase: position -> member -> weight."""
-        weights: Float64 = self._council.weights().astype(np.float64)
+        weights = self._mixture.weights()
         return {
-            str(position): {name: float(weights[index, group, 0]) for index, name in enumerate(self.members)}
+            str(position): {name: float(weights[group, 0, index]) for index, name in enumerate(self.members)}
             for group, position in enumerate(self.spec.positions)
         }
 
@@ -158,7 +181,7 @@ class IntentScorer:
 
     def shared_state(self) -> State:
         """What was learnt."""
-        out = put("council.", self._council.state()) | put("calibration.", self._calibrators.state())
+        out = put("mixture.", self._mixture.state()) | put("calibration.", self._calibrators.state())
         out |= put("logistic.", self.logistic.shared_state()) | put("tree.", self.tree.shared_state())
         return out if self.recurrent is None else out | put("recurrent.", self.recurrent.shared_state())
 
@@ -169,7 +192,7 @@ class IntentScorer:
             ValueError: the state was made with other models (torch failed here or there).
         """
         self._probes.slots.restore(take(state, "probes."))
-        self._council.restore(take(state, "council."))
+        self._mixture.restore(take(state, "mixture."))
         self._calibrators.restore(take(state, "calibration."))
         self.logistic.restore(take(state, "logistic."))
         self.tree.restore_learnt(take(state, "tree."))

@@ -89,19 +89,21 @@ class IntentWeights:
         return cls(version=version, **values)
 
 
-def drawn(features: int, version: str = "builtin-2") -> IntentWeights:
+def drawn(features: int, version: str = "builtin-2", bent: bool = False) -> IntentWeights:
     """A body drawn from a seed, with heads that say the prior: what there is before any training.
 
     Args:
         features: columns of the counters.
         version: its name.
+        bent: what goes past the recurrence is bent, for a training to shape; where only the heads will learn, they learn most from what is
+            hardly bent.
     """
     random = np.random.default_rng(_SEED)
     wide = features + 2 * EMBEDDED
     into = random.normal(size=(wide, 2 * WIDTH + INNER)) / np.sqrt(features)
     into[:, :WIDTH] *= 0.5
     into[:, WIDTH : 2 * WIDTH] *= 1.2
-    into[:, 2 * WIDTH :] *= 0.2  # hardly bent: heads on a drawn body learn most from what is linear
+    into[:, 2 * WIDTH :] *= 1.0 if bent else 0.2
     # Gates that start from almost always open to remembering some twenty events.
     bias = np.concatenate([np.linspace(2.5, -3.0, WIDTH), random.normal(size=WIDTH) * 0.3, random.normal(size=INNER) * 0.1])
     heads = np.zeros((len(HEADS), INNER + 1))
@@ -114,7 +116,7 @@ def drawn(features: int, version: str = "builtin-2") -> IntentWeights:
         category=np.zeros((CATEGORY_ROWS, EMBEDDED), np.float32),
         into=into.astype(np.float32),
         into_bias=bias.astype(np.float32),
-        out=(random.normal(size=(WIDTH, INNER)) * 0.75 / np.sqrt(WIDTH)).astype(np.float32),
+        out=(random.normal(size=(WIDTH, INNER)) * (1.5 if bent else 0.75) / np.sqrt(WIDTH)).astype(np.float32),
         heads=heads,
         curvature=np.zeros((len(HEADS), INNER + 1, INNER + 1)),
     )

@@ -172,7 +172,7 @@ class _Model:
         for group, told in zip(how.optional, self.told, strict=True):
             if not told:
                 self.scale[list(group)] = 0.0
-        start = drawn(x.shape[1])
+        start = drawn(x.shape[1], bent=True)
         rate = float((sessions.purchase_position > 0).mean())
         carted = float(np.clip((sessions.cart_position > 0).mean(), 1e-4, 1 - 1e-4))
         heads = np.zeros((INNER + 1, len(HEADS)), np.float32)

@@ -28,8 +28,10 @@ from stream.mapping import Decoder
 POSITIONS = (1, 2, 3, 5, 10)
 LONGEST = 50
 """Events of a session that are kept."""
-NAMED = 10
+NAMED = 20
 """Items that are named as likely to come next."""
+
+_PIECE = 500
 
 Floats32 = NDArray[np.float32]
 
@@ -180,7 +182,8 @@ class Recorder:
         found = np.zeros((len(keep), NAMED), np.int64)
         if self.book.next_items is not None:
             some = np.flatnonzero(runs.item[keep] != 0)
-            found[some] = self.book.next_items.rank(runs.item[keep][some], runs.category[keep][some], NAMED)[0]
+            assert self.book.shown is not None
+            found[some] = self.book.next_items.rank(self.book.shown.cut(keep[some]), NAMED)[0]
         return found
 
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
@@ -321,12 +324,14 @@ def replay(
 
 
 def pieces_of(values: Iterator[list[bytes]]) -> Iterator[Piece]:
-    """Messages with the offsets that a fresh topic would give them.
+    """Messages with the offsets that a fresh topic would give them, few at a time, so that a cut is noticed soon.
 
     Args:
         values: a file's.
     """
     offset = 0
     for part in values:
-        yield Piece(list(part), list(range(offset, offset + len(part))), [-1] * len(part))
-        offset += len(part)
+        for at in range(0, len(part), _PIECE):
+            some = part[at : at + _PIECE]
+            yield Piece(list(some), list(range(offset, offset + len(some))), [-1] * len(some))
+            offset += len(some)

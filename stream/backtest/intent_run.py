@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from models.intent.weights import IntentWeights
 from models.train.intent import Training, fit_intent
+from stream.backtest.intent_next import next_items
 from stream.backtest.intent_peers import PEERS
 from stream.backtest.intent_record import POSITIONS, Counts, Events, Piece, Recorder, replay
 from stream.backtest.intent_scores import paired, reliability, scores
@@ -128,29 +129,6 @@ def backtest(
     return _summary(events, counts, task, said, best, scored, fitted)
 
 
-def _next_items(events: Events, rows: Ints) -> dict[str, float | int | None]:
-    """How often the next other item of the session was among those named, and the mean of one over its rank; beside it the same of the ten
-    items that were seen most before the first of these events, whoever asks."""
-    item, session = events.item, events.session
-    following = np.zeros(len(item), np.int64)
-    for at in range(len(item) - 2, -1, -1):
-        if session[at] == session[at + 1]:
-            following[at] = item[at + 1] if item[at + 1] not in (0, item[at]) else following[at + 1] if item[at + 1] in (0, item[at]) else 0
-    mine = rows[(item[rows] != 0) & (following[rows] != 0)]
-    if not len(mine):
-        return {"n": 0, "hit_rate": None, "mrr": None, "popular_hit_rate": None, "popular_mrr": None}
-    seen, times = np.unique(item[(events.time_ms < events.time_ms[mine].min()) & (item != 0)], return_counts=True)
-    popular = np.zeros(events.named.shape[1], np.int64)
-    top = seen[np.argsort(-times, kind="stable")][: len(popular)]
-    popular[: len(top)] = top
-    found: dict[str, float | int | None] = {"n": len(mine), "named": len(popular)}
-    for name, said in (("", events.named[mine]), ("popular_", np.broadcast_to(popular, (len(mine), len(popular))))):
-        hit = said == following[mine][:, None]
-        found[f"{name}hit_rate"] = float(hit.any(axis=1).mean())
-        found[f"{name}mrr"] = float((hit / np.arange(1, len(popular) + 1)).sum(axis=1).mean())
-    return found
-
-
 def _peer(name: str, events: Events, task: Task, scored: NDArray[np.bool_]) -> Floats:
     risk, label = events.risk(), events.label()
     known = events.known_ms[events.session]
@@ -205,7 +183,7 @@ def _summary(
             "buyers_scored": int((events.purchase_position[np.unique(session)] > 0).sum()), "robots_left_out": robots,
         },
         "training": [card for _, card in fitted],
-        "next_items": _next_items(events, rows),
+        "next_items": next_items(events, rows, task.cuts),
         "models": models,
     }  # fmt: skip
     return Result(table, diagrams, fitted[-1][0] if fitted else None)

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from stream.cli.frame import positive, progress_bar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from stream.backtest.intent_record import Piece
     from stream.backtest.intent_run import Oracle, Task
     from stream.config import Config, Source
@@ -45,7 +48,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--train", metavar="SHARE", type=float, default=0.5, help="of the time, in front, to train on (default: 0.5)")
     group.add_argument(
-        "--blocks", metavar="N", type=positive(int), help="test-then-train over N blocks of time, pooled, all trained anew before each"
+        "--blocks",
+        metavar="N",
+        type=positive(int),
+        help="test-then-train over N blocks of time of as many events each, pooled, all trained anew before each",
     )
     group.add_argument("--epochs", metavar="N", type=positive(int), default=8, help="of the recurrent model's training (default: 8)")
     group.add_argument(
@@ -84,11 +90,11 @@ def run(args: argparse.Namespace) -> int:
             bar.update(task_id, description=f"{what} {done:,}" if done else what)
 
         if args.simulate is None:
-            pieces, first_ms, last_ms = _file(config, source, file)
+            pieces, times = _file(config, source, file)
             oracle = None
         else:
-            pieces, first_ms, last_ms, oracle = _shop(args, config)
-        result = backtest(config, source, pieces, _task(args, config, first_ms, last_ms, peers), oracle, tell)
+            pieces, times, oracle = _shop(args, config)
+        result = backtest(config, source, pieces, _task(args, config, times, peers), oracle, tell)
     show(result.table)
     if args.json is not None:
         args.json.write_text(json.dumps(result.table, indent=1), encoding="utf-8")
@@ -101,23 +107,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _task(args: argparse.Namespace, config: Config, first_ms: int, last_ms: int, peers: tuple[str, ...]) -> Task:
+def _task(args: argparse.Namespace, config: Config, times: NDArray[np.int64], peers: tuple[str, ...]) -> Task:
+    import numpy as np
+
     from models.train.intent import Training
     from stream.backtest.intent_run import Task, day_cuts
     from stream.engine.features import OPTIONAL_COLUMNS
     from stream.engine.time import DAY_MS, Zone
 
+    first_ms, last_ms = int(times[0]), int(times[-1])
     span, training = last_ms - first_ms, Training(epochs=args.epochs, optional=OPTIONAL_COLUMNS)
     if args.blocks is not None:
-        cuts = tuple(first_ms + span * block // args.blocks for block in range(1, args.blocks))
+        cuts = tuple(np.unique(times[[len(times) * block // args.blocks for block in range(1, args.blocks)]]).tolist())
         return Task(cuts, 0, None, True, peers, training)
     cut = first_ms + int(span * args.train)
     warm = int(span * 0.08) if args.change is None else first_ms + int(span * args.change) + DAY_MS - cut
     return Task(day_cuts(cut, last_ms, Zone(config.time.zone)), warm, None, False, peers, training)
 
 
-def _file(config: Config, source: Source, file: str) -> tuple[Iterator[Piece], int, int]:
-    """The messages as they stand in the file; the first and the last event time."""
+def _file(config: Config, source: Source, file: str) -> tuple[Iterator[Piece], NDArray[np.int64]]:
+    """The messages as they stand in the file; the events' times, ascending."""
     import numpy as np
 
     from stream.backtest.intent_record import pieces_of
@@ -133,14 +142,14 @@ def _file(config: Config, source: Source, file: str) -> tuple[Iterator[Piece], i
     for piece in pieces_of(part.values for part in table.pieces(())):
         times = decoder.decode(piece).rows.time_ms
         if len(times):
-            found.append((int(np.min(times)), int(np.max(times))))
+            found.append(times)
     if not found:
         raise UserError(f"{file} must hold events that [sources.{source.name}] understands; got none: see `nowcart check`")
-    return pieces_of(part.values for part in table.pieces(())), min(low for low, _ in found), max(high for _, high in found)
+    return pieces_of(part.values for part in table.pieces(())), np.sort(np.concatenate(found))
 
 
-def _shop(args: argparse.Namespace, config: Config) -> tuple[Iterator[Piece], int, int, Oracle]:
-    """A simulated shop's messages, its first and last time, and what it knows."""
+def _shop(args: argparse.Namespace, config: Config) -> tuple[Iterator[Piece], NDArray[np.int64], Oracle]:
+    """A simulated shop's messages, times from its first to its last event, evenly, and what it knows."""
     import msgspec
     import numpy as np
 
@@ -176,7 +185,8 @@ def _shop(args: argparse.Namespace, config: Config) -> tuple[Iterator[Piece], in
             yield Piece(list(messages.values), list(range(offset, offset + len(messages))), messages.arrival_ms.tolist())
             offset += len(messages)
 
-    return pieces(), start_ms, start_ms + span_ms, lambda events, chosen: oracle(shop, np.concatenate(clicks), events, chosen)
+    times = np.linspace(start_ms, start_ms + span_ms, 1_000).astype(np.int64)
+    return pieces(), times, lambda events, chosen: oracle(shop, np.concatenate(clicks), events, chosen)
 
 
 def show(table: dict[str, Any]) -> None:
@@ -205,10 +215,9 @@ def show(table: dict[str, Any]) -> None:
             )
     named = table["next_items"]
     if named["n"]:
-        print(
-            f"\nnext item among the {named['named']} named: {named['hit_rate']:.1%}, mean reciprocal rank {named['mrr']:.3f} "
-            f"(the most popular ten: {named['popular_hit_rate']:.1%}, {named['popular_mrr']:.3f}); {named['n']:,} events"
-        )
+        print(f"\nnext item among the {named['named']} named, of {named['n']:,} events{'hit rate':>14}{'mean reciprocal rank':>24}")
+        for name, found in named["methods"].items():
+            print(f"  {name:22}{found['hit_rate']:>35.1%}{found['mrr']:>24.3f}")
     print("\nlog loss of nowcart less that of …, overall, 95 % by bootstrap over sessions")
     for name, found in table["models"].items():
         if "paired" in found:

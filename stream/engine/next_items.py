@@ -8,6 +8,7 @@ its first tick on, and costs only what is asked for: where no record is publishe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,26 @@ from numpy.typing import NDArray
 from stream.engine.columns import Floats, Ints
 
 ITEM_CELLS, CATEGORY_CELLS = 1 << 14, 1 << 9
-_ITEM_WIDTH, _CATEGORY_WIDTH = 8, 24
+_ITEM_WIDTH, _CATEGORY_WIDTH, _SHOP_WIDTH = 16, 24, 40
 _PRIOR = 20.0
-"""Followers of an item that its category's are worth."""
+"""Followers of an item that its category's are worth, and of a category that the whole shop's are."""
 _KEEP_AN_HOUR = 0.99
 
 State = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What sessions look at, int64[n] each: hashes, 0 for none."""
+
+    item: Ints
+    category: Ints
+    second: Ints
+    """The item before that one."""
+
+    def cut(self, rows: Ints) -> Shown:
+        """Of these rows."""
+        return Shown(self.item[rows], self.category[rows], self.second[rows])
 
 
 class Followers:
@@ -38,6 +53,8 @@ class Followers:
             cell: int64[n].
             who: int64[n], hashes, not 0.
         """
+        if not len(cell):
+            return
         order = np.lexsort((who, cell))
         cell, who = cell[order], who[order]
         begin = np.flatnonzero(np.concatenate([[True], (cell[1:] != cell[:-1]) | (who[1:] != who[:-1])]))
@@ -63,14 +80,17 @@ class Followers:
 
 
 class NextItems:
-    """Followers by item and by category, and the names of all items that stand in them."""
+    """Followers by item, by category and of anything, and the names of all items that stand in them."""
 
     def __init__(self) -> None:
         self.by_item = Followers(ITEM_CELLS, _ITEM_WIDTH)
         self.by_category = Followers(CATEGORY_CELLS, _CATEGORY_WIDTH)
+        self.by_shop = Followers(1, _SHOP_WIDTH)
         self.names: dict[int, str] = {}
         self.pairs: list[Ints] = []
-        """int64[3, n] each: item before, its category, item after; wait for the tick."""
+        """int64[4, n] each: item before, its category, item after, item before the one before; wait for the tick."""
+        self.back: Floats = np.array([1.0, 10.0])
+        """How often the next item was the one before the last, and how often it could have been."""
         self.hour = -1
 
     def meet(self, names: Sequence[str], hashes: Ints) -> None:
@@ -81,66 +101,83 @@ class NextItems:
             hashes: int64[names].
         """
         if len(self.names) > 8 * ITEM_CELLS:
-            used = set(np.unique(self.by_item.who).tolist()) | set(np.unique(self.by_category.who).tolist())
+            used = (
+                set(np.unique(self.by_item.who).tolist())
+                | set(np.unique(self.by_category.who).tolist())
+                | set(self.by_shop.who[0].tolist())
+            )
             used |= {int(item) for pair in self.pairs for item in pair[2].tolist()}
             self.names = {item: name for item, name in self.names.items() if item in used}
         self.names.update(zip(hashes.tolist(), names, strict=True))
 
-    def see(self, before: Ints, category: Ints, item: Ints) -> None:
+    def see(self, before: Ints, category: Ints, item: Ints, second: Ints) -> None:
         """Counts what followed what, from the next tick on.
 
         Args:
             before: int64[rows], the item shown before, 0 for none.
             category: int64[rows], of the item before.
-            item: int64[rows], 0 for none.
+            item: int64[rows], another than before.
+            second: int64[rows], the item before the one before, 0 for none.
         """
-        some = np.flatnonzero((before != 0) & (item != 0) & (before != item))
-        if len(some):
-            self.pairs.append(np.stack([before[some], category[some], item[some]]))
+        if len(item):
+            self.pairs.append(np.stack([before, category, item, second]))
 
     def tick(self, hour: int) -> None:
         """Takes what was seen; the older fades by the hour."""
         if self.hour >= 0 and hour > self.hour:
             keep = _KEEP_AN_HOUR ** min(hour - self.hour, 10_000)
-            for table in (self.by_item, self.by_category):
+            for table in (self.by_item, self.by_category, self.by_shop):
                 table.count *= keep
                 table.total *= keep
+            self.back *= keep
         self.hour = hour
         if self.pairs:
-            before, category, item = np.concatenate(self.pairs, axis=1)
-            self.by_item.add(before % ITEM_CELLS, item)
-            self.by_category.add(category % CATEGORY_CELLS, item)
+            before, category, item, second = np.concatenate(self.pairs, axis=1)
+            self.back += [float(((second != 0) & (second == item)).sum()), float((second != 0).sum())]
+            # Both ways, and over one in between: what belongs together is rarely seen in one order alone.
+            left, right = np.concatenate([before, second]), np.concatenate([item, item])
+            some = np.flatnonzero((left != 0) & (left != right))
+            left, right = left[some], right[some]
+            self.by_item.add(np.concatenate([left, right]) % ITEM_CELLS, np.concatenate([right, left]))
+            known = category != 0
+            self.by_category.add(category[known] % CATEGORY_CELLS, item[known])
+            later = item[before != 0]
+            self.by_shop.add(np.zeros(len(later), np.int64), later)
             self.pairs = []
 
-    def rank(self, item: Ints, category: Ints, most: int) -> tuple[Ints, Floats]:
+    def rank(self, shown: Shown, most: int) -> tuple[Ints, Floats]:
         """The likeliest next items.
 
         Args:
-            item: int64[n], shown last, 0 for none.
-            category: int64[n], of that item.
+            shown: n sessions.
             most: how many.
 
         Returns:
             Hashes int64[n, most] (0 where there are fewer) and their probabilities, descending.
         """
-        cell, shelf = item % ITEM_CELLS, category % CATEGORY_CELLS
-        who, count = self.by_item.who[cell], np.where(item[:, None] != 0, self.by_item.count[cell], 0.0)
-        total = np.where(item != 0, self.by_item.total[cell], 0.0)
-        others, share = self.by_category.who[shelf], self.by_category.count[shelf] / np.maximum(self.by_category.total[shelf], 1.0)[:, None]
-        lent = _PRIOR * share / (total + _PRIOR)[:, None]
-        own = count / (total + _PRIOR)[:, None]
-        same = who[:, :, None] == others[:, None, :]  # an item in both: its two shares together
-        own = own + np.where(same, lent[:, None, :], 0.0).sum(axis=2)
-        lent = np.where(same.any(axis=1), 0.0, lent)
-        all_who, all_p = np.concatenate([who, others], axis=1), np.concatenate([own, lent], axis=1)
-        all_p = np.where((all_who == 0) | (all_who == item[:, None]), 0.0, all_p)
-        order = np.lexsort((all_who, -all_p), axis=1)[:, :most]
-        found, p = np.take_along_axis(all_who, order, axis=1), np.take_along_axis(all_p, order, axis=1)
+        item, category = shown.item, shown.category
+        shop = self.by_shop
+        every = np.broadcast_to(shop.who[0], (len(item), _SHOP_WIDTH))
+        share = np.broadcast_to(shop.count[0] / max(float(shop.total[0]), 1.0), every.shape)
+        who, p = every, share
+        for table, cell, known in (
+            (self.by_category, category % CATEGORY_CELLS, category != 0),
+            (self.by_item, item % ITEM_CELLS, item != 0),
+        ):
+            weight = 1 / (np.where(known, table.total[cell], 0.0) + _PRIOR)
+            who, p = _joined(
+                table.who[cell], np.where(known[:, None], table.count[cell], 0.0) * weight[:, None], who, p * (_PRIOR * weight)[:, None]
+            )
+        back = np.where(shown.second != 0, self.back[0] / self.back[1], 0.0)[:, None]
+        who, p = _joined(shown.second[:, None], back, who, p * (1 - back))
+        p = np.where((who == 0) | (who == item[:, None]), 0.0, p)
+        order = np.lexsort((who, -p), axis=1)[:, :most]
+        found, p = np.take_along_axis(who, order, axis=1), np.take_along_axis(p, order, axis=1)
         return np.where(p > 0, found, 0), np.minimum(p, 1.0)
 
-    def told(self, item: Ints, category: Ints, most: int) -> list[list[tuple[str, float]]]:
+    def told(self, shown: Shown, most: int) -> list[list[tuple[str, float]]]:
         """As rank, by name, for records."""
-        who, p = self.rank(item, category, most)
+        who, p = self.rank(shown, most)
         names = self.names
         return [
             [(names[w], float(f"{share:.4g}")) for w, share in zip(ws, ps, strict=True) if w and w in names]
@@ -149,18 +186,33 @@ class NextItems:
 
     def state(self) -> State:
         """All but the names, copied."""
-        out: State = {"hour": np.array(self.hour), "pairs": np.concatenate([np.zeros((3, 0), np.int64), *self.pairs], axis=1)}
-        for name, table in (("item", self.by_item), ("category", self.by_category)):
+        out: State = {
+            "hour": np.array(self.hour),
+            "back": self.back.copy(),
+            "pairs": np.concatenate([np.zeros((4, 0), np.int64), *self.pairs], axis=1),
+        }
+        for name, table in (("item", self.by_item), ("category", self.by_category), ("shop", self.by_shop)):
             out |= {f"{name}.who": table.who.copy(), f"{name}.count": table.count.copy(), f"{name}.total": table.total.copy()}
         out["names"] = np.fromiter(self.names, np.int64, len(self.names))
         return out
 
     def restore(self, state: Mapping[str, NDArray[np.generic]], names: Sequence[str]) -> None:
         """Takes what state() gave, and the names in its order."""
-        self.hour = int(state["hour"])
+        self.hour, self.back = int(state["hour"]), np.array(state["back"], np.float64)
         pairs = np.array(state["pairs"], np.int64)
         self.pairs = [pairs] if pairs.shape[1] else []
-        for name, table in (("item", self.by_item), ("category", self.by_category)):
+        for name, table in (("item", self.by_item), ("category", self.by_category), ("shop", self.by_shop)):
             table.who, table.count = np.array(state[f"{name}.who"], np.int64), np.array(state[f"{name}.count"], np.float64)
             table.total = np.array(state[f"{name}.total"], np.float64)
         self.names = dict(zip(np.asarray(state["names"], np.int64).tolist(), names, strict=True))
+
+
+def _joined(who: Ints, p: Floats, others: Ints, lent: Floats) -> tuple[Ints, Floats]:
+    """Two lists of items and their shares [n, a], [n, b] as one [n, a + b]: an item in both has its shares together, and 0 the second time."""
+    own, rest = p.copy(), lent.copy()
+    for at in range(who.shape[1]):
+        same = others == who[:, at][:, None]
+        row, place = np.nonzero(same & (others != 0))
+        own[row, at] += rest[row, place]
+        rest[row, place] = 0.0
+    return np.concatenate([who, others], axis=1), np.concatenate([own, rest], axis=1)

@@ -23,7 +23,7 @@ from models.protocol import IntentModel, SessionRuns
 from stream.engine.columns import Bools, Event, IntentColumns, Ints, Rows
 from stream.engine.features import FEATURES, QUICK_MS, ItemStanding, UserHistory, is_bot, log_prices, make_features
 from stream.engine.interest import Interest, micro
-from stream.engine.next_items import NextItems
+from stream.engine.next_items import NextItems, Shown
 from stream.engine.orders import NEVER, OrderBook
 from stream.engine.publishing import choose_rows, reorder
 
@@ -73,6 +73,7 @@ class SessionBook:
         ("start_offset", np.int64),
         ("previous_ms", np.int64),
         ("last_item", np.int64),
+        ("second_item", np.int64),
         ("repeats", np.int64),
         ("purchase_position", np.int64),
         ("cart_position", np.int64),
@@ -104,6 +105,7 @@ class SessionBook:
         self.start_offset: Ints = np.zeros(0, np.int64)
         self.previous_ms: Ints = np.zeros(0, np.int64)
         self.last_item: Ints = np.zeros(0, np.int64)
+        self.second_item: Ints = np.zeros(0, np.int64)
         self.repeats: Ints = np.zeros(0, np.int64)
         self.purchase_position: Ints = np.zeros(0, np.int64)
         self.cart_position: Ints = np.zeros(0, np.int64)
@@ -117,6 +119,8 @@ class SessionBook:
         self.history = UserHistory()
         self.interest = Interest() if spec.expected else None
         self.next_items = NextItems() if spec.next_items else None
+        self.shown: Shown | None = None
+        """Of the rows that are being stepped, where next items are named."""
         self.orders = OrderBook(spec.positions) if spec.label == "orders" else None
         self.resize(1024)
 
@@ -266,7 +270,7 @@ class SessionBook:
             self.standing.columns(hashes, shelf, log_price), (user_hash > 0)[run], sessions[run], buys[run],
         )  # fmt: skip
         if self.next_items is not None:
-            self.next_items.see(item_before, shelf_before, hashes)
+            self.shown = self._shown(hashes, shelf, item_before, shelf_before, starts, run, continued, slot)
         self.standing.count(kind, hashes, shelf, log_price)
         scores = self.model.score(SessionRuns(slot[run], position, x, hashes, shelf))
 
@@ -322,14 +326,28 @@ class SessionBook:
             gone = purchased[last] | bot[last]
             p_micro = np.where(gone, 0, micro(p_purchase[last]))
             moved = self.interest.move(slot, ~continued, run, starts, kind, item[order], p_micro)
-        named = None
-        if self.next_items is not None:
-            here = hashes != 0
-            named = np.where(here, hashes, item_before), np.where(here, shelf, shelf_before)
         return Stepped(
-            self._publish(order, run, slot, chosen, position, p_purchase, p_cart, purchased, bot, begun, time, ended_runs, starts, named),
+            self._publish(order, run, slot, chosen, position, p_purchase, p_cart, purchased, bot, begun, time, ended_runs, starts),
             moved,
         )
+
+    def _shown(
+        self, item: Ints, category: Ints, item_before: Ints, category_before: Ints, starts: Ints, run: Ints, continued: Bools, slot: Ints
+    ) -> Shown:
+        """What each row's session looks at and has looked at before; what followed what is counted, for the next tick."""
+        assert self.next_items is not None
+        turn = (item != 0) & (item != item_before)
+        turns = np.flatnonzero(turn)
+        second = np.where(continued, self.second_item[slot], 0)
+        two_before = second[run[turns]]
+        again = np.flatnonzero(run[turns[1:]] == run[turns[:-1]]) + 1
+        two_before[again] = item_before[turns[again - 1]]
+        self.next_items.see(item_before[turns], category_before[turns], item[turns], two_before)
+        latest = np.maximum.accumulate(np.where(turn, np.arange(len(item)), -1))
+        seconds = np.where(latest >= starts[run], item_before[latest], second[run])
+        second[run[turns]] = item_before[turns]  # of several in a run the last one stays
+        self.second_item[slot] = second
+        return Shown(np.where(item != 0, item, item_before), np.where(item != 0, category, category_before), seconds)
 
     def _ended_by_restart(self, new_runs: Ints, first: Bools, old_slot: Ints, slot: Ints) -> list[tuple[int, int]]:
         """(run that begins, slot of the session of the same key that it ends), and marks those sessions ended."""
@@ -355,7 +373,6 @@ class SessionBook:
         time: Ints,
         ended_runs: list[tuple[int, int]],
         starts: Ints,
-        shown: tuple[Ints, Ints] | None,
     ) -> list[IntentColumns]:
         records: list[IntentColumns] = []
         picked = np.flatnonzero(chosen)
@@ -376,8 +393,8 @@ class SessionBook:
                 bot=bot[picked],
                 model_version=self.version,
                 next_items=None
-                if self.next_items is None or shown is None
-                else self.next_items.told(shown[0][picked], shown[1][picked], self.spec.next_items),
+                if self.next_items is None or self.shown is None
+                else self.next_items.told(self.shown.cut(picked), self.spec.next_items),
             )
         if not ended_runs:
             return [] if moved is None else [moved]
