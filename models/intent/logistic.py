@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.exact import put, take
 from models.intent.probes import HEADS, PRIORS, Probes, logit, sigmoid
-from models.protocol import Float64, IntentSpec, Ints, Scores, SessionRuns, State
+from models.protocol import Float32, Float64, IntentSpec, Ints, Scores, SessionRuns, State
 from models.rivers import linear_model, optim, preprocessing, utils
 
 _RATE = 0.15
@@ -85,10 +85,18 @@ class LogisticIntent:
             runs: events.
         """
         self.probes.keep(runs, runs.x)
-        out = np.empty((len(HEADS), len(runs.slot)))
+        return self.say(runs.x)
+
+    def say(self, x: Float32) -> Float64:
+        """float64[2, n], log odds by head, as learnt so far.
+
+        Args:
+            x: float32[n, features].
+        """
+        out = np.empty((len(HEADS), len(x)))
         for head, model in enumerate(self._models):
             out[head] = model.intercept
-        columns = np.ascontiguousarray(runs.x.T, dtype=np.float64)
+        columns = np.ascontiguousarray(x.T, dtype=np.float64)
         for column, values in enumerate(columns):
             if self._inverse[column] == 0:
                 continue
@@ -106,6 +114,17 @@ class LogisticIntent:
 
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
         """Learns from ended sessions in their order, then forgets them."""
+        self.learn(slots, purchase_position, cart_position)
+        self.forget(slots)
+
+    def learn(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
+        """Learns from ended sessions in their order; they stay.
+
+        Args:
+            slots: int64[n].
+            purchase_position: int64[n], 0 for never.
+            cart_position: int64[n], 0 for never.
+        """
         samples = self.probes.samples(slots, purchase_position, cart_position)
         risk = samples.at_risk.any(axis=0)
         if risk.any():
@@ -123,7 +142,6 @@ class LogisticIntent:
                 trust = min(1.0, (len(label) / 16.0) ** 0.5)
                 model.learn_rows(x[part], self._columns, label, trust)
         self._read()
-        self.forget(slots)
 
     def _read(self) -> None:
         """Reads scaler and weights into arrays."""

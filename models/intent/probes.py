@@ -45,6 +45,8 @@ class Samples:
     """float64[2, m], per head: 1 where it happened after this position."""
     at_risk: NDArray[np.bool_]
     """bool[2, m], per head: it had not happened by this position; the rest teaches nothing."""
+    row: Ints
+    """int64[m], which of the given sessions."""
 
 
 class Probes:
@@ -104,7 +106,9 @@ class Probes:
         position = self.positions[group]
         happened = np.stack([purchase_position[row], cart_position[row]])
         at_risk = (happened == 0) | (position < happened)
-        return Samples(features, np.asarray(group, dtype=np.int64), (happened > position).astype(np.float64), at_risk)
+        return Samples(
+            features, np.asarray(group, dtype=np.int64), (happened > position).astype(np.float64), at_risk, np.asarray(row, dtype=np.int64)
+        )
 
     def group_of(self, position: Ints) -> Ints:
         """int64[n], index of the last probe position that each position has reached.

@@ -151,14 +151,21 @@ class RecurrentIntent:
             inner, place = self._advance(part, body)
             ordered = SessionRuns(part.slot[place], part.position[place], part.x)  # x is not looked at
             self.probes.keep(ordered, inner)
-            columns = np.ascontiguousarray(inner.T, dtype=np.float64)
-            where = mine[place]
-            for heads, out in ((body.weights.heads, frozen), (body.heads, adapted)):
-                for head in range(len(HEADS)):
-                    total = np.full(len(inner), heads[head, -1])
-                    for column in range(INNER):
-                        total += heads[head, column] * columns[column]
-                    out[head, where] = total
+            frozen[:, mine[place]], adapted[:, mine[place]] = _told(body, inner)
+        return frozen, adapted
+
+    def say(self, slots: Ints, samples: Samples) -> tuple[Float64, Float64]:
+        """As `both`, of kept features and with what was learnt since: float64[2, m] each.
+
+        Args:
+            slots: int64[n].
+            samples: m kept probes of these sessions.
+        """
+        frozen, adapted = np.empty((len(HEADS), len(samples.row))), np.empty((len(HEADS), len(samples.row)))
+        of_row = self._slots["body"][slots[samples.row]]
+        for number, body in sorted(self._bodies.items()):
+            mine = np.flatnonzero(of_row == number)
+            frozen[:, mine], adapted[:, mine] = _told(body, samples.features[mine])
         return frozen, adapted
 
     def score(self, runs: SessionRuns) -> Scores:
@@ -168,6 +175,18 @@ class RecurrentIntent:
 
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
         """Learns from ended sessions in their order, then forgets them."""
+        self.learn(slots, purchase_position, cart_position)
+        self.forget(slots)
+        self.tidy()
+
+    def learn(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
+        """Learns from ended sessions in their order; they stay.
+
+        Args:
+            slots: int64[n].
+            purchase_position: int64[n], 0 for never.
+            cart_position: int64[n], 0 for never.
+        """
         of_slot = self._slots["body"][slots]
         for number, body in sorted(self._bodies.items()):
             mine = np.flatnonzero(of_slot == number)
@@ -178,7 +197,9 @@ class RecurrentIntent:
                 rows = np.flatnonzero(samples.at_risk[head])
                 for start in range(0, len(rows), _BATCH):
                     _newton(body, head, samples, rows[start : start + _BATCH])
-        self.forget(slots)
+
+    def tidy(self) -> None:
+        """Drops weights that no session lives on."""
         if len(self._bodies) > 1:
             used = {self._newest, *np.unique(self._slots["body"][self._live()]).tolist()}
             self._bodies = {number: body for number, body in self._bodies.items() if number in used}
@@ -254,6 +275,21 @@ class RecurrentIntent:
 def _only(runs: SessionRuns, rows: Ints) -> SessionRuns:
     item = None if runs.item is None else runs.item[rows]
     return SessionRuns(runs.slot[rows], runs.position[rows], runs.x[rows], item, None if runs.category is None else runs.category[rows])
+
+
+def _told(body: _Body, inner: Float32) -> tuple[Float64, Float64]:
+    """Log odds of the heads as trained and as they have become, float64[2, n] each, of their features float32[n, INNER]."""
+    columns = np.ascontiguousarray(inner.T, dtype=np.float64)
+    found = []
+    for heads in (body.weights.heads, body.heads):
+        out = np.empty((len(HEADS), len(inner)))
+        for head in range(len(HEADS)):
+            total = np.full(len(inner), heads[head, -1])
+            for column in range(INNER):
+                total += heads[head, column] * columns[column]
+            out[head] = total
+        found.append(out)
+    return found[0], found[1]
 
 
 def _newton(body: _Body, head: int, samples: Samples, rows: Ints) -> None:

@@ -48,8 +48,8 @@ class IntentScorer:
             self.version = self.recurrent.version
         except (DeviceError, RuntimeError):  # torch raises RuntimeError for everything that a device can do wrong
             self.version = "builtin-2-logistic"
-        # What each member says, and what they say together, for each head.
-        self._probes = Probes(spec.positions, (len(self.members) + 1) * len(HEADS))
+        self._probes = Probes(spec.positions, len(HEADS))
+        """Log odds that were told."""
         self._mixture = Mixture(len(spec.positions), len(HEADS), len(self.members))
         self._calibrators = Calibrators(len(spec.positions))
 
@@ -87,7 +87,7 @@ class IntentScorer:
         Args:
             runs: events.
         """
-        said = [self.logistic.logits(runs), self.tree.logits(runs)]
+        said = [self.logistic.logits(runs), self.tree.say(runs.x)]
         if self.recurrent is not None:
             said += self.recurrent.both(runs)
         return np.stack(said)
@@ -98,7 +98,7 @@ class IntentScorer:
         group = self._probes.group_of(runs.position)
         mixed = self._mixed(np.ascontiguousarray(sigmoid(said).transpose(1, 0, 2)), group)
         done = np.stack([self._calibrators.apply(head, group, mixed[head]) for head in range(len(HEADS))])
-        self._keep(runs, said, done)
+        self._keep(runs, done)
         return Scores(done[0].astype(np.float32), done[1].astype(np.float32))
 
     def _mixed(self, p: Float64, group: Ints) -> Float64:
@@ -110,36 +110,51 @@ class IntentScorer:
                 mixed[head] += weights[:, head, index][group] * p[head, index]
         return mixed
 
-    def _keep(self, runs: SessionRuns, said: Float64, done: Float64) -> None:
+    def _keep(self, runs: SessionRuns, done: Float64) -> None:
         rows, _ = self._probes.standing(runs.position)
-        told = np.log(done[:, rows] / (1 - done[:, rows]))
-        kept = np.concatenate([said[:, :, rows].reshape(len(self.members) * len(HEADS), len(rows)), told]).T
-        self._probes.keep(SessionRuns(runs.slot[rows], runs.position[rows], runs.x[rows]), np.ascontiguousarray(kept, dtype=np.float32))
+        told = np.log(done[:, rows] / (1 - done[:, rows])).T
+        self._probes.keep(SessionRuns(runs.slot[rows], runs.position[rows], runs.x[rows]), np.ascontiguousarray(told, dtype=np.float32))
 
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
-        """Scores what was predicted of these sessions while they lived, learns from them, forgets them."""
+        """Scores what was predicted of these sessions while they lived, learns from them, forgets them.
+
+        Models are weighed by what they would have said of these sessions with all that they had learnt by now: what they said when the
+        sessions lived may be an hour's learning ago. What they say is calibrated as they are after these sessions too: corrections of an
+        error that the models have mended by themselves would be made twice.
+        """
         samples = self._probes.samples(slots, purchase_position, cart_position)
         if len(samples.group):
-            self._weigh(samples)
-            # What sessions on older weights said tells nothing about how the newest are to be calibrated.
-            if self.recurrent is not None:
-                new = self.recurrent.on_newest(slots)
-                samples = self._probes.samples(slots[new], purchase_position[new], cart_position[new])
-            self._calibrate(samples)
+            self._measure(samples)
+            self._weigh(samples, self._now(slots))
         self.tree.learn(self.logistic.probes, slots, purchase_position, cart_position)
-        self.logistic.settle(slots, purchase_position, cart_position)
+        self.logistic.learn(slots, purchase_position, cart_position)
         if self.recurrent is not None:
-            self.recurrent.settle(slots, purchase_position, cart_position)
-        self._probes.slots.forget(slots)
+            self.recurrent.learn(slots, purchase_position, cart_position)
+        # What sessions on older weights are told says nothing about how the newest are to be calibrated.
+        newest = np.ones(len(slots), np.bool_) if self.recurrent is None else self.recurrent.on_newest(slots)
+        samples = self._probes.samples(slots[newest], purchase_position[newest], cart_position[newest])
+        if len(samples.group):
+            self._calibrate(samples, self._now(slots[newest]))
+        self.forget(slots)
+        if self.recurrent is not None:
+            self.recurrent.tidy()
 
-    def _said(self, samples: Samples) -> Float64:
-        """float64[heads, members + 1, m], probabilities of the members and of them together."""
-        p = sigmoid(samples.features.astype(np.float64)).reshape(-1, len(self.members) + 1, len(HEADS))
-        return np.ascontiguousarray(p.transpose(2, 1, 0))
+    def _now(self, slots: Ints) -> Float64:
+        """float64[heads, members, m], probabilities that the models give to what is kept of these sessions, as they are now."""
+        never = np.zeros(len(slots), np.int64)
+        x = self.logistic.probes.samples(slots, never, never).features
+        said = [self.logistic.say(x), self.tree.say(x)]
+        if self.recurrent is not None:
+            said += self.recurrent.say(slots, self.recurrent.probes.samples(slots, never, never))
+        return np.ascontiguousarray(sigmoid(np.stack(said)).transpose(1, 0, 2))
 
-    def _weigh(self, samples: Samples) -> None:
+    def _measure(self, samples: Samples) -> None:
+        risk = samples.at_risk[0]
+        told = sigmoid(samples.features[:, 0].astype(np.float64))
+        self._calibrators.measure(samples.group[risk], told[risk], samples.label[0][risk])
+
+    def _weigh(self, samples: Samples, p: Float64) -> None:
         members, positions = len(self.members), len(self.spec.positions)
-        p = self._said(samples)
         outcomes = np.zeros((positions, len(HEADS)))
         losses = np.zeros((positions, len(HEADS), members))
         for head in range(len(HEADS)):
@@ -150,13 +165,10 @@ class IntentScorer:
                 said = p[head, index][risk]
                 loss = -np.log(np.where(label > 0, said, 1 - said))
                 losses[:, head, index] = pooled(group, np.minimum(loss, _LARGEST_LOSS), positions)
-            if head == 0:
-                self._calibrators.measure(group, p[head, members][risk], label)
         self._mixture.update(losses, outcomes)
 
-    def _calibrate(self, samples: Samples) -> None:
-        # Of what the members said then, together as they are weighed now.
-        mixed = self._mixed(self._said(samples)[:, :-1], samples.group)
+    def _calibrate(self, samples: Samples, p: Float64) -> None:
+        mixed = self._mixed(p, samples.group)
         for head in range(len(HEADS)):
             risk = samples.at_risk[head]
             self._calibrators.learn(head, samples.group[risk], mixed[head][risk], samples.label[head][risk])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.exact import put, take
 from models.intent.probes import HEADS, PRIORS, Probes, sigmoid
-from models.protocol import Float64, IntentSpec, Ints, Scores, SessionRuns, State
+from models.protocol import Float32, Float64, IntentSpec, Ints, Scores, SessionRuns, State
 
 SAMPLE = 100
 """One session in so many is learnt from."""
@@ -190,24 +190,24 @@ class TreeIntent:
         """Drops sessions without learning from them."""
         self.probes.slots.forget(slots)
 
-    def logits(self, runs: SessionRuns) -> Float64:
+    def say(self, x: Float32) -> Float64:
         """float64[2, n], log odds by head.
 
         Args:
-            runs: events.
+            x: float32[n, features].
         """
-        out = np.empty((len(HEADS), len(runs.slot)))
+        out = np.empty((len(HEADS), len(x)))
         for head, tree in enumerate(self._trees):
             rates = tree.rates()
             # A tree without branches, as most are for long, need not look at its rows.
-            p = rates[tree.leaves(runs.x.astype(np.float64))] if tree.used > 1 else np.full(len(runs.slot), rates[0])
+            p = rates[tree.leaves(x.astype(np.float64))] if tree.used > 1 else np.full(len(x), rates[0])
             out[head] = np.log(p / (1 - p))
         return out
 
     def score(self, runs: SessionRuns) -> Scores:
         """Probabilities of each row; keeps features at the probe positions."""
         self.probes.keep(runs, runs.x)
-        p = sigmoid(self.logits(runs)).astype(np.float32)
+        p = sigmoid(self.say(runs.x)).astype(np.float32)
         return Scores(p[0], p[1])
 
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:

@@ -22,8 +22,10 @@ def test_calibration_follows_a_shop_that_converts_half_as_often() -> None:
 
     def feed(factor: float, rounds: int) -> None:
         for _ in range(rounds):
-            p = chance.beta(1, 20, 200)
-            made.learn(0, group, np.clip(p, 1e-4, 1 - 1e-4), (chance.random(200) < p * factor).astype(np.float64))
+            p = np.clip(chance.beta(1, 20, 200), 1e-4, 1 - 1e-4)
+            bought = (chance.random(200) < p * factor).astype(np.float64)
+            made.measure(group, made.apply(0, group, p), bought)
+            made.learn(0, group, p, bought)
 
     feed(1.0, 100)
     p = np.array([0.02, 0.05, 0.2])
@@ -126,5 +128,5 @@ def test_a_session_ends_on_the_weights_that_it_began_with() -> None:
     assert copy.version == "other"
     assert copy.recurrent is not None
     assert copy.recurrent.both(on)[0].tobytes() == swapped.recurrent.both(on)[0].tobytes()
-    swapped.settle(np.array([0]), np.array([0]), np.array([0]))
+    swapped.recurrent.settle(np.array([0]), np.array([0]), np.array([0]))
     assert list(swapped.recurrent.shared_state()["bodies"]) == [1, 1]
