@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from stream.engine.columns import Floats, Ints
 
-ITEM_CELLS, CATEGORY_CELLS = 1 << 14, 1 << 9
-_ITEM_WIDTH, _CATEGORY_WIDTH, _SHOP_WIDTH = 16, 24, 40
-_PRIOR = 20.0
+ITEM_CELLS, CATEGORY_CELLS = 1 << 15, 1 << 10
+_ITEM_WIDTH, _CATEGORY_WIDTH, _SHOP_WIDTH = 32, 32, 40
+_PRIOR = 60.0
 """Followers of an item that its category's are worth, and of a category that the whole shop's are."""
+_SECOND = 0.35
+"""What the item before the last one says, of the whole."""
 _KEEP_AN_HOUR = 0.99
 
 State = dict[str, NDArray[np.generic]]
@@ -159,21 +161,22 @@ class NextItems:
         shop = self.by_shop
         every = np.broadcast_to(shop.who[0], (len(item), _SHOP_WIDTH))
         share = np.broadcast_to(shop.count[0] / max(float(shop.total[0]), 1.0), every.shape)
-        who, p = every, share
-        for table, cell, known in (
-            (self.by_category, category % CATEGORY_CELLS, category != 0),
-            (self.by_item, item % ITEM_CELLS, item != 0),
-        ):
-            weight = 1 / (np.where(known, table.total[cell], 0.0) + _PRIOR)
-            who, p = _joined(
-                table.who[cell], np.where(known[:, None], table.count[cell], 0.0) * weight[:, None], who, p * (_PRIOR * weight)[:, None]
-            )
+        who, p = self._smoothed(self.by_category, category % CATEGORY_CELLS, category != 0, every, share)
+        two, q = self._smoothed(self.by_item, shown.second % ITEM_CELLS, shown.second != 0, who[:, :0], p[:, :0])
+        who, p = self._smoothed(self.by_item, item % ITEM_CELLS, item != 0, who, p)
+        who, p = _joined(two, q * _SECOND, who, p * (1 - _SECOND))
         back = np.where(shown.second != 0, self.back[0] / self.back[1], 0.0)[:, None]
         who, p = _joined(shown.second[:, None], back, who, p * (1 - back))
         p = np.where((who == 0) | (who == item[:, None]), 0.0, p)
         order = np.lexsort((who, -p), axis=1)[:, :most]
         found, p = np.take_along_axis(who, order, axis=1), np.take_along_axis(p, order, axis=1)
         return np.where(p > 0, found, 0), np.minimum(p, 1.0)
+
+    @staticmethod
+    def _smoothed(table: Followers, cell: Ints, known: NDArray[np.bool_], who: Ints, p: Floats) -> tuple[Ints, Floats]:
+        """A cell's own followers, and others' shares in the place of what it has not seen."""
+        weight = 1 / (np.where(known, table.total[cell], 0.0) + _PRIOR)[:, None]
+        return _joined(table.who[cell], np.where(known[:, None], table.count[cell], 0.0) * weight, who, p * _PRIOR * weight)
 
     def told(self, shown: Shown, most: int) -> list[list[tuple[str, float]]]:
         """As rank, by name, for records."""
@@ -212,7 +215,7 @@ def _joined(who: Ints, p: Floats, others: Ints, lent: Floats) -> tuple[Ints, Flo
     own, rest = p.copy(), lent.copy()
     for at in range(who.shape[1]):
         same = others == who[:, at][:, None]
-        row, place = np.nonzero(same & (others != 0))
+        row, place = np.nonzero(same & (rest > 0))  # each item once: its second time has no share
         own[row, at] += rest[row, place]
         rest[row, place] = 0.0
     return np.concatenate([who, others], axis=1), np.concatenate([own, rest], axis=1)
