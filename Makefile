@@ -14,7 +14,7 @@ SECONDS ?= 600
 EVERY ?= 5
 SEED ?=
 
-.PHONY: help setup demo test chaos lint format types bench orange-juice online-retail calibration clean
+.PHONY: help setup demo test chaos lint format types bench orange-juice online-retail calibration intent clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -62,6 +62,9 @@ online-retail: setup ## backtest on a gift shop's days, 46 % of them zero
 
 calibration: setup ## are the quantiles kept on both, by velocity and horizon, and after demand has doubled?
 	$(BIN)/python -m benchmarks.calibration $(ARGS)
+
+intent: setup ## purchase intent: a simulated shop beside its oracle, before and after it changes, and a real shop's morning
+	$(BIN)/python -m benchmarks.intent $(ARGS)
 
 clean: ## what tools left behind; .venv and the demo's state as well
 	rm -rf $(VENV) .nowcart .kafka .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
