@@ -103,7 +103,7 @@ def main(
         prepare: makes the table.
         models: by default, as --models has them.
         published: lines of (what, figure).
-        extra: methods of the script's own, run in front.
+        extra: methods of the script's own, run last.
     """  # fmt: skip
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--models", default=models, help=f"default: {models}")
@@ -116,7 +116,7 @@ def main(
 
     try:
         data, rounds, task = cut(prepare(), replace(protocol, rounds=args.rounds, until=args.until))
-        result = run(data, rounds, task, [*(make() for make in extra), *make_methods(args.models.split(","), data)])
+        result = run(data, rounds, task, [*make_methods(args.models.split(","), data), *(make() for make in extra)])
         scores = summary(result)
         print_table(scores)
         print(f"\n{protocol.name}: published, or reached before, on the same protocol")

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.bench.forecaster import Place, Told, open_vault
 from stream.bench.shop import PARTITIONS, Sent, Snapshots, Task, configuration
+from stream.bench.worker import Place, Told
 from stream.config import Config
 from stream.engine.time import Zone
 from stream.kafka.admin import Admin, Topic
@@ -172,12 +173,64 @@ def limit(config: Config, messages: int) -> float:
         member.close()
 
 
-def throughput(
-    config: Config, topic: str, messages: int, progress: Progress, stop: threading.Event, snapshots: Snapshots | None = None
-) -> Throughput:
-    """Runs the whole engine over the backlog, a process a stage, after measuring the limit.
+class _Worker:
+    """A stage in a process of its own."""
 
-    Time runs from both being ready (imports and joining the group are no part of it) until the last forecast is committed.
+    def __init__(self, place: Place) -> None:
+        command = [sys.executable, "-m", "stream.bench.worker", msgspec.json.encode(place).decode()]
+        self.stage = place.stage
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.report: Told | None = None
+
+    def line(self, start: str) -> str:
+        """Waits for its next line.
+
+        Args:
+            start: how it begins.
+
+        Raises:
+            LogError: it said something else, or ended.
+        """
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        if not line.startswith(start):
+            raise LogError(f"the benchmark's {self.stage} process could not go on; what it said stands above")
+        return line
+
+    def tell(self, line: str) -> None:
+        """Sends it a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def told(self, at: Callable[[int], None] = lambda _: None) -> Told:
+        """Waits for its end.
+
+        Args:
+            at: told how many events are done.
+        """
+        while (line := self.line("")).startswith("at "):
+            at(int(line[3:]))
+        if not line.startswith("{"):
+            raise LogError(f"the benchmark's {self.stage} process ended early; what it said stands above")
+        return msgspec.json.decode(line, type=Told)
+
+    def close(self) -> None:
+        """Ends it, if it has not ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+def throughput(
+    config: Config, topic: str, messages: int, progress: Progress, stop: threading.Event, ingests: int = 2, snapshots: Snapshots | None = None
+) -> Throughput:
+    """Runs the whole engine over the backlog, in processes of its own, after measuring the limit.
+
+    Time runs from the first process of ingest being ready (imports and joining the group are no part of it) until the last forecast is committed.
 
     Args:
         config: the run's.
@@ -185,58 +238,59 @@ def throughput(
         messages: in the sources' topics.
         progress: told how far it is.
         stop: set from outside.
+        ingests: processes of ingest, beside the one of forecast.
         snapshots: as in the configuration; None: none are taken.
+
+    Raises:
+        LogError: a process failed.
     """
     alone = limit(config, messages)
-    report = Report(Metrics(process=False))
-    engine = Engine(config, report, ("ingest",), until_end=True, vault=None if snapshots is None else open_vault(config))
-    done = threading.Event()
+    forecast = _Worker(Place(config.kafka, topic, "forecast", "0", snapshots))
+    ingest = [_Worker(Place(config.kafka, topic, "ingest", str(number), snapshots)) for number in range(ingests)]
+    counts = [0] * ingests
 
-    began = cpu = 0.0
+    def follow(number: int) -> Told:
+        def at(count: int) -> None:
+            counts[number] = count
+            progress("engine", min(messages, sum(counts)), messages)
+            if stop.is_set():
+                for worker in (forecast, *ingest):
+                    worker.process.kill()
 
-    def watch() -> None:
-        nonlocal began, cpu
-        while not done.wait(0.005 if not began else 0.2):
-            if not began and engine.ready()[0]:
-                began, cpu = time.perf_counter(), time.process_time()
-            progress("engine", min(messages, report.total_events()), messages)
+        return ingest[number].told(at)
 
-    watcher = threading.Thread(target=watch, name="progress")
-    place = Place(config.kafka, topic, snapshots)
-    command = [sys.executable, "-m", "stream.bench.forecaster", msgspec.json.encode(place).decode()]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            if process.stdout.readline().strip() != "ready":
-                raise LogError("the benchmark's forecast process could not start; what it said stands above")
-            watcher.start()
-            engine.run(stop)
-            cpu_seconds = time.process_time() - cpu
-            process.stdin.write("ingest is done\n")
-            process.stdin.flush()
-            told = None if stop.is_set() else msgspec.json.decode(process.stdout.readline() or "null", type=Told | None)
-            seconds = time.perf_counter() - began
-        finally:
-            done.set()
-            if process.poll() is None and stop.is_set():
-                process.kill()
-    watcher.join()
-    if told is None:
-        raise LogError("the benchmark's forecast process ended early; what it said stands above")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + told.peak_memory_bytes
-    steps: dict[str, dict[str, float]] = {"forecast": told.step_seconds}
-    for (stage, step), took in report.seconds.items():
-        steps.setdefault(stage, {})[step] = took
+    try:
+        for worker in (forecast, *ingest):
+            worker.line("loaded")
+        forecast.tell("go")
+        forecast.line("ready")
+        for worker in ingest:
+            worker.tell("go")
+        began = min(float(worker.line("ready").split()[1]) for worker in ingest)
+        with ThreadPoolExecutor(ingests) as pool:
+            done = list(pool.map(follow, range(ingests)))
+        forecast.tell("ingest is done")
+        last = forecast.told()
+        seconds = time.time() - began
+    finally:
+        for worker in (forecast, *ingest):
+            worker.close()
+    steps: dict[str, dict[str, float]] = {"forecast": last.step_seconds, "ingest": {}}
+    for each in done:
+        for step, took in each.step_seconds.items():  # the mean of the processes
+            steps["ingest"][step] = steps["ingest"].get(step, 0.0) + took / ingests
+    records: Counter[str] = Counter()
+    for each in (*done, last):
+        records.update(each.records)
     return Throughput(
         messages=messages,
         limit_seconds=alone,
         seconds=seconds,
-        cpu_seconds=cpu_seconds + told.cpu_seconds,
+        cpu_seconds=sum(each.cpu_seconds for each in (*done, last)),
         step_seconds=steps,
-        records={topic.removeprefix(config.output.prefix): count for topic, count in (report.records + Counter(told.records)).items()},
-        commits=sum(report.commits.values()) + told.commits,
-        peak_memory_bytes=peak,
+        records={name.removeprefix(config.output.prefix): count for name, count in records.items()},
+        commits=sum(each.commits for each in (*done, last)),
+        peak_memory_bytes=sum(each.peak_memory_bytes for each in (*done, last)),
         broker_memory_bytes=broker_memory(),
         ticks=ticks(config),
     )

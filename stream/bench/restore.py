@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from stream.bench.forecaster import open_vault
+from stream.bench.worker import open_vault
 from stream.config import Config, parse
 from stream.engine import activity
 from stream.engine.activity import Block, decode_block, encode_block

@@ -49,6 +49,9 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--rate", type=positive(float), default=20_000.0, help="events a second while latency is measured (default: 20000)")
     parser.add_argument("--latency-seconds", type=positive(float), default=20.0, help="how long latency is measured (default: 20)")
     parser.add_argument(
+        "--ingests", type=positive(int), default=2, metavar="N", help="processes of ingest, beside the one of forecast (default: 2)"
+    )
+    parser.add_argument(
         "--restore",
         action="store_true",
         help="instead: how long a restart from a snapshot of many items takes, what an item takes, and what snapshots cost",
@@ -205,7 +208,7 @@ def _backlog(
             sent = wait()
         if args.stop.is_set():
             return None, sent
-        result = throughput(config, topic, sum(sent.messages.values()), show, args.stop, snapshots)
+        result = throughput(config, topic, sum(sent.messages.values()), show, args.stop, args.ingests, snapshots)
     finally:
         clean(config)
     return None if args.stop.is_set() else result, sent

@@ -1,9 +1,10 @@
-"""The benchmark's forecast stage in a process of its own, as deployments run it.
+"""A stage of the benchmark's engine in a process of its own, as deployments run it.
 
-    python -m stream.bench.forecaster '{"kafka": …, "topic": …}'
+    python -m stream.bench.worker '{"kafka": …, "topic": …, "stage": "forecast"}'
 
-Says `ready` on stdout once it works on its partitions; ends when a line comes in on stdin (ingest is done) and all activity
-is forecast; then says what it did as one JSON object.
+Says `loaded` on stdout and waits for a line on stdin; then says `ready` and the time once it works on its partitions. A forecast stage ends
+when another line comes in (ingest is done) and all activity is forecast, an ingest stage at the ends of its partitions; then it says what it did
+as one JSON object.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Place(msgspec.Struct, frozen=True):
 
     kafka: dict[str, str | int | float | bool]
     topic: str
+    stage: str
+    instance: str = "0"
     snapshots: Snapshots | None = None
 
 
@@ -61,24 +64,33 @@ def main(argument: str) -> None:
     upstream, done = threading.Event(), threading.Event()
     config = configuration(place.kafka, place.topic, place.snapshots)
     vault = None if place.snapshots is None else open_vault(config)
-    engine = Engine(config, report, ("forecast",), until_end=True, upstream=upstream, vault=vault)
+    engine = Engine(config, report, (place.stage,), place.instance, until_end=True, upstream=upstream, vault=vault)
     cpu = 0.0
+    print("loaded", flush=True)
+    sys.stdin.readline()
 
     def talk() -> None:
         nonlocal cpu
         while not engine.ready()[0]:
-            if done.wait(0.02):
+            if done.wait(0.005):
                 return
         cpu = time.process_time()
-        print("ready", flush=True)
-        sys.stdin.readline()
-        upstream.set()
+        print(f"ready {time.time()}", flush=True)
+        if place.stage == "forecast":
+            sys.stdin.readline()
+            upstream.set()
+        else:
+            while not done.wait(0.5):
+                print(f"at {report.total_events()}", flush=True)
 
-    threading.Thread(target=talk, name="talk", daemon=True).start()
+    talker = threading.Thread(target=talk, name="talk", daemon=True)
+    talker.start()
     try:
         engine.run(threading.Event())
     finally:
         done.set()
+    if place.stage == "ingest":
+        talker.join()
     told = Told(
         dict(report.records),
         sum(report.commits.values()),
