@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from stream.bench.forecaster import Place, Told, open_vault
 from stream.bench.shop import PARTITIONS, Sent, Snapshots, Task, configuration
+from stream.collector import calm_collector
 from stream.config import Config
 from stream.engine.time import Zone
 from stream.kafka.admin import Admin, Topic
@@ -28,7 +29,7 @@ from stream.kafka.log import LogError, Partition, Start
 from stream.kafka.reader import follow
 from stream.mapping import Decoder
 from stream.metrics import Metrics
-from stream.runners.engine import Engine, calm_collector
+from stream.runners.engine import Engine
 from stream.runners.report import Report
 from stream.topics import own_topics
 

@@ -72,6 +72,8 @@ class Items:
         self.sorted: list[str] = []
         self.open_spikes = np.zeros(0, dtype=np.int32)
         self.spikes_version = 0
+        self._changes = 0
+        self._changed = np.zeros(0, dtype=np.int64)
         self._names: list[str] = []
         self._folded: list[str] = []
         """The names as they are searched."""
@@ -108,7 +110,10 @@ class Items:
                 run = records[start:stop]
                 for part in range(0, len(run), _MOST_AT_ONCE):
                     some = run[part : part + _MOST_AT_ONCE]
-                    panel.take([self._slot(record.item) for record in some], some, raws[start + part : start + part + len(some)])
+                    slots = [self._slot(record.item) for record in some]
+                    panel.take(slots, some, raws[start + part : start + part + len(some)])
+                    self._changes += 1
+                    self._changed[slots] = self._changes
             start = stop
 
     def _panel(self, bucket: str) -> Panel | None:
@@ -129,6 +134,23 @@ class Items:
         if slot is not None:
             self.open_spikes[slot] = max(0, self.open_spikes[slot] + change)
             self.spikes_version += 1
+
+    def changed(self, slot: int) -> int:
+        """A number that is another one after each record of `demand` about an item, and never again that of another item.
+
+        Args:
+            slot: the item's.
+        """
+        return int(self._changed[slot])
+
+    def is_new(self, bucket: str, order: Order) -> bool:
+        """Whether nothing has changed since an order was made.
+
+        Args:
+            bucket: its size.
+            order: of order().
+        """
+        return order.version == (self.panels[bucket].version, self.spikes_version)
 
     def near(self, wrong: str) -> str | None:
         """A known item that was probably meant; among the neighbours in the alphabet alone, so that it costs nothing.
@@ -279,7 +301,9 @@ class Items:
             self._names.append(name)
             self._folded.append(_folded(name))
             if slot >= len(self.open_spikes):
-                self.open_spikes = np.concatenate([self.open_spikes, np.zeros(max(1024, slot // 2), dtype=np.int32)])
+                more = max(1024, slot // 2)
+                self.open_spikes = np.concatenate([self.open_spikes, np.zeros(more, dtype=np.int32)])
+                self._changed = np.concatenate([self._changed, np.zeros(more, dtype=np.int64)])
         self.slots[name] = slot
         self.open_spikes[slot] = 0
         insort(self.sorted, name)

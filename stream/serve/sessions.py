@@ -5,10 +5,10 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from heapq import nlargest
 
 import msgspec
+import numpy as np
 
 _WAY = 40
 """Points of a session's way that are kept."""
@@ -27,8 +27,7 @@ class IntentRecord(msgspec.Struct, frozen=True, gc=False):
     bot: bool = False
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct, gc=False):
     """One session."""
 
     name: str
@@ -39,10 +38,12 @@ class Session:
     ended: bool = False
     purchased: bool = False
     bot: bool = False
-    way: array[float] = field(default_factory=lambda: array("d"))
+    way: array[float] = msgspec.field(default_factory=lambda: array("d"))
     """Time (ms) and probability of a purchase, in turns."""
     alias: str = ""
     """Its pseudonym, where there are any."""
+    slot: int = 0
+    """Its place in the column of probabilities."""
 
 
 class Sessions:
@@ -62,6 +63,10 @@ class Sessions:
         """The longest silent first."""
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._aliases: dict[str, str] = {}
+        self._slots: list[Session | None] = []
+        self._free: list[int] = []
+        self._heat = array("d")
+        """Probability of a purchase by slot; below 0 for those that are not listed as likely to buy."""
         self.newest_ms = 0
         self.live = 0
         self.version = 0
@@ -81,7 +86,8 @@ class Sessions:
         name = record.session
         session = self._known.pop(name, None)
         if session is None:
-            session = Session(name)
+            session = Session(name, slot=self._slot())
+            self._slots[session.slot] = session
             if self._alias is not None:
                 session.alias = self._alias(name)
                 self._aliases[session.alias] = name
@@ -92,6 +98,7 @@ class Sessions:
         self._known[name] = session
         session.raw, session.issued_at_ms, session.p_purchase = raw, record.issued_at_ms, record.p_purchase
         session.ended, session.purchased, session.bot = record.ended, record.purchased, record.bot
+        self._heat[session.slot] = -1.0 if record.ended or record.purchased or record.bot else record.p_purchase
         self.live += not session.ended
         self._ended.pop(name, None)
         if session.ended:
@@ -121,8 +128,11 @@ class Sessions:
         version, made, hot = self._hot
         now = self._clock()
         if version != self.version and now - made >= _FRESH_S:
-            candidates = (s for s in self._known.values() if not (s.ended or s.purchased or s.bot))
-            hot = nlargest(_MOST_LISTED, candidates, key=lambda session: (session.p_purchase, session.name))
+            # A column, since a walk over tens of thousands of sessions would keep everybody waiting for as many microseconds.
+            heat = np.frombuffer(self._heat) if self._heat else np.zeros(0)
+            least = max(0.0, float(np.partition(heat, -_MOST_LISTED)[-_MOST_LISTED])) if len(heat) > _MOST_LISTED else 0.0
+            candidates = (self._slots[slot] for slot in np.flatnonzero(heat >= least).tolist())
+            hot = nlargest(_MOST_LISTED, filter(None, candidates), key=lambda session: (session.p_purchase, session.name))
             self._hot = (self.version, now, hot)
         return [session for session in hot if not (session.ended or session.purchased or session.bot)][:count]
 
@@ -147,8 +157,18 @@ class Sessions:
                 break
             self._drop(name)
 
+    def _slot(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._slots.append(None)
+        self._heat.append(-1.0)
+        return len(self._slots) - 1
+
     def _drop(self, name: str) -> None:
         session = self._known.pop(name)
+        self._slots[session.slot] = None
+        self._heat[session.slot] = -1.0
+        self._free.append(session.slot)
         self._ended.pop(name, None)
         self._aliases.pop(session.alias, None)
         self.live -= not session.ended
