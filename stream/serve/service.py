@@ -38,6 +38,8 @@ class Overview(msgspec.Struct, frozen=True):
     ready: bool
     items: int
     live_sessions: int
+    likely_sessions: int
+    """Those that buy more likely than not."""
     spikes_open: int
     spikes_critical: int
     alerts_open: int
@@ -165,6 +167,7 @@ class Service:
             ready=self.ready,
             items=len(view.items),
             live_sessions=view.sessions.live,
+            likely_sessions=view.sessions.likely,
             spikes_open=view.spikes.open,
             spikes_critical=view.spikes.critical,
             alerts_open=view.alerts.open,

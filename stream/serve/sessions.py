@@ -13,6 +13,7 @@ import numpy as np
 _WAY = 40
 """Points of a session's way that are kept."""
 _FRESH_S = 0.5
+LIKELY = 0.5
 _MOST_LISTED = 500
 
 
@@ -118,6 +119,11 @@ class Sessions:
         """
         known = self._aliases.get(name) if masked else name
         return self._known.get(known) if known is not None else None
+
+    @property
+    def likely(self) -> int:
+        """Live sessions that buy more likely than not; neither bots nor those that have bought."""
+        return int(np.count_nonzero(np.frombuffer(self._heat) >= LIKELY)) if self._heat else 0
 
     def hot(self, count: int) -> list[Session]:
         """The live sessions most likely to buy, likeliest first; neither bots nor those that have bought.

@@ -95,7 +95,7 @@ export class Fan {
         s("text", { x: left - 8, y: y(value) + 4, class: "axis end" }, number(value)));
     }
     for (const tick of timeTicks(from, to, Math.max(2, width / 110))) {
-      parts.push(s("text", { x: x(tick.at), y: height - 7, class: "axis mid" }, tick.text), s("line", { x1: x(tick.at), x2: x(tick.at), y1: height - bottom, y2: height - bottom + 4, class: "tick" }));
+      parts.push(s("text", { x: x(tick.at), y: height - 7, class: x(tick.at) > width - right - 30 ? "axis end" : "axis mid" }, tick.text), s("line", { x1: x(tick.at), x2: x(tick.at), y1: height - bottom, y2: height - bottom + 4, class: "tick" }));
     }
     const marks = [];
     if (fan) {
@@ -186,7 +186,7 @@ export function way(times, values, width = 160, height = 34, full = false) {
     points.push(`${x(times[i]).toFixed(1)},${y(p).toFixed(1)}`);
   });
   if (values.length === 1) points.push(`${width - 2},${y(values[0]).toFixed(1)}`);
-  svg.append(s("line", { x1: 0, x2: width, y1: y(0.5), y2: y(0.5), class: "grid", "vector-effect": "non-scaling-stroke" }),
+  svg.append(...(full ? [0, 0.5, 1] : [0.5]).map((p) => s("line", { x1: 0, x2: width, y1: y(p), y2: y(p), class: "grid", "vector-effect": "non-scaling-stroke" })),
     s("polyline", { points: points.join(" "), class: "way-line", "vector-effect": "non-scaling-stroke" }));
   return svg;
 }
