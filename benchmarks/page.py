@@ -98,13 +98,14 @@ def main() -> None:
                 args.rounds,
             ),
         )
+        ticks = [[demand(name, 50 + n, observed=80_000 + n if i == n else 1) for i, name in enumerate(names)] for n in range(args.rounds)]
         go("/items")
         page.select_option("select[aria-label='Sort by']", "latest")
         told(
             "a closed bucket of all items, in their list",
             seen(
                 page,
-                lambda n: rig.give("demand", [demand(name, 50 + n, observed=80_000 + n if i == n else 1) for i, name in enumerate(names)]),
+                lambda n: rig.give("demand", ticks[n]),
                 lambda n: f".body .row >> nth=0 >> text=item {n:05}",
                 args.rounds,
             ),

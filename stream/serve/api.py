@@ -187,7 +187,7 @@ async def item_list(request: web.Request) -> web.Response:
         value = float(order.values[places[end - 1]])
         cursor = _cursor(bucket, sort, descending, -value if descending else value, rows[-1].item)
     found = ItemList(bucket, min(panel.horizon, panel.history), len(slots), offset, rows, cursor)
-    # An order may be half a second older than what it orders: such an answer is not worth keeping.
+    # An order may be a little older than what it orders: such an answer is not kept.
     return _reply(request, found, version if items.is_new(bucket, order) else None)
 
 

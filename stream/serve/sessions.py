@@ -12,7 +12,7 @@ import numpy as np
 
 _WAY = 40
 """Points of a session's way that are kept."""
-_FRESH_S = 0.5
+_FRESH_S = 0.2
 LIKELY = 0.5
 _MOST_LISTED = 500
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream.serve.panel import DemandRecord
 from stream.serve.sessions import IntentRecord
 from stream.serve.view import View
 from tests.serve.rig import HOUR_MS, T0, config, correction, demand, intent, spike
@@ -136,6 +137,31 @@ def test_a_walk_goes_on_although_items_move_and_come() -> None:
     stayed = [name for name in names if name.startswith("i")]
     assert len(stayed) == len(set(stayed))
     assert set(stayed) >= {f"i{n:02}" for n in range(39)}
+
+
+def test_an_order_is_kept_for_twenty_times_what_it_took_and_no_longer() -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.01  # what an order takes to make
+        return now[0]
+
+    items = View(config(), None, clock).items
+
+    def take(hour: int, a: float, b: float) -> None:
+        records = [demand("a", hour, mean=a), demand("b", hour, mean=b)]
+        items.take([msgspec.json.decode(record, type=DemandRecord) for record in records], records)
+
+    def first() -> str:
+        return items.name(items.order("1h", "next").slots[0])
+
+    take(0, 2, 1)
+    order = items.order("1h", "next")
+    assert (items.name(order.slots[0]), items.is_new("1h", order)) == ("a", True)
+    take(1, 1, 2)
+    assert (first(), items.is_new("1h", order)) == ("a", False)
+    now[0] += 0.2
+    assert first() == "b"
 
 
 def test_a_search_finds_what_contains_it_whatever_the_case() -> None:

@@ -82,8 +82,10 @@ export class Fan {
     const times = [...data.observed.map((p) => p.at), ...(fan ? fan.start : [])];
     if (!times.length) { fill(this.svg); return; }
     const from = Math.min(...times), to = Math.max(...times) + data.sizeMs;
-    const high = fan ? quantiles["0.9"] ?? fan.mean : [];  // beyond it the fan may leave the picture: the middle is what is looked at
-    const peak = Math.max(1, ...data.observed.map((p) => p.value), ...high, ...data.before.flatMap((b) => b.points.map((p) => p.mid ?? 0)));
+    // What sold and the middle half of the forecast are always in the picture, and the outer bands as far as they leave room to see it.
+    const inner = Math.max(1, ...data.observed.map((p) => p.value), ...middle, ...(quantiles["0.75"] ?? []), ...data.before.flatMap((b) => b.points.map((p) => p.mid ?? 0)));
+    const outer = Math.max(0, ...(quantiles["0.9"] ?? []), ...(fan ? fan.mean : [])), most = Math.max(outer, ...(quantiles["0.99"] ?? []));
+    const peak = Math.max(inner, Math.min(outer, 1.6 * inner));
     const tall = niceTop(peak * 1.06);
     const x = (ms) => left + ((width - left - right) * (ms - from)) / (to - from);
     const y = (value) => top + (height - top - bottom) * (1 - Math.min(value, tall * 1.02) / tall);
@@ -126,6 +128,7 @@ export class Fan {
       marks.push(s("line", { x1: x(data.issuedAt), x2: x(data.issuedAt), y1: top, y2: height - bottom, class: "now" }),
         s("text", { x: x(data.issuedAt) + 6, y: top + 11, class: "axis" }, "forecast"));
     }
+    if (most > tall * 1.02) marks.push(s("text", { x: width - right - 4, y: top + 11, class: "axis end" }, `↑ up to ${number(most)}`));
     this.cross = s("line", { y1: top, y2: height - bottom, class: "cross", visibility: "hidden" });
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.setAttribute("aria-label", data.label);
