@@ -66,6 +66,11 @@ def test_strangers_and_those_who_hang_up_leave_no_word_in_the_log(caplog: pytest
                 rig.give("spikes", [spike("tea")])
                 rig.give("intent", [intent("s", 0.5)])
                 rig.call(rig.service.readers.flush)  # writes to those who have just gone
+        with socket.create_connection(("127.0.0.1", rig.port), timeout=20) as connection:
+            connection.sendall(b"HEAD /v1/overview HTTP/1.1\r\n" + lines + b"\r\n")
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+            connection.sendall(b"\x00\xff nonsense after a good question\r\n\r\n")
+            assert b" 400 " in connection.recv(65_536)
         for _ in range(200):
             if rig.call(lambda: len(rig.service.readers.all)) == 1:
                 break
