@@ -221,7 +221,10 @@ def measure(args: argparse.Namespace, pids: dict[str, int]) -> dict[str, Any]:
             sys.exit("the readers were not let in")
         pids = {**pids, "load": load.pid}
         events, began, usage = said("nowcart_events_total", source="clicks"), time.monotonic(), Usage(pids)
-        print("measuring\nminutes   REST, ms: p50    p99     max   events/s   resident MB: serve engine   cores: serve engine", flush=True)
+        print(
+            "measuring\nminutes   REST, ms: p50    p99     max   events/s   resident MB: serve engine   cores: serve engine others",
+            flush=True,
+        )
         recent, shares = usage, {}
         for line in load.stdout:
             part = msgspec.json.decode(line, type=Part)
@@ -230,7 +233,8 @@ def measure(args: argparse.Namespace, pids: dict[str, int]) -> dict[str, Any]:
             recent = Usage(pids)
             print(
                 f"{(time.monotonic() - began) / 60:7.1f} {found['p50']:15.1f} {found['p99']:7.1f} {found['max']:7.1f} {part.events / report_s:10.0f}"
-                f" {resident_megabytes(pids['serve']):19.0f} {resident_megabytes(pids['engine']):6.0f} {now['serve']:14.2f} {now['engine']:6.2f}",
+                f" {resident_megabytes(pids['serve']):19.0f} {resident_megabytes(pids['engine']):6.0f} {now['serve']:14.2f} {now['engine']:6.2f}"
+                f" {now['others']:6.2f}",
                 flush=True,
             )
         seconds = time.monotonic() - began

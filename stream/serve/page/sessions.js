@@ -10,7 +10,7 @@ export function sessions(main) {
   const choice = h("div", { class: "choice", role: "group", "aria-label": "Which sessions" },
     [["p_purchase", "likeliest to buy"], ["recent", "moving now"]].map(([key, text]) => h("button", { type: "button", "data-key": key, onclick: () => { chosen.sort = key; mark(); refresh(); } }, text)));
   fill(main, h("div", { class: "tools" }, h("h1", {}, "Sessions"), choice, live),
-    h("section", { class: "panel flush" }, h("table", { class: "sessions", "aria-label": "Sessions" }, h("thead", {}, h("tr", {}, [["Session", ""], ["Will buy", "n"], ["", "bar-cell"], ["How it moved", "way-cell"], ["Cart", "n wide"], ["Events", "n wide"], ["Moved", "n"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))), list)));
+    h("section", { class: "panel flush" }, h("table", { class: "sessions", "aria-label": "Sessions" }, h("thead", {}, h("tr", {}, [["Session", ""], ["Will buy", "n"], ["", "bar-cell"], ["Trend", "way-cell"], ["Cart", "n wide"], ["Events", "n wide"], ["Moved", "n"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))), list)));
   let busy = false, again = false, closed = false, newest = 0, seen = null;
   const rows = new Map();
 
