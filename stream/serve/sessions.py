@@ -134,13 +134,19 @@ class Sessions:
         version, made, hot = self._hot
         now = self._clock()
         if version != self.version and now - made >= _FRESH_S:
-            # A column, since a walk over tens of thousands of sessions would keep everybody waiting for as many microseconds.
-            heat = np.frombuffer(self._heat) if self._heat else np.zeros(0)
-            least = max(0.0, float(np.partition(heat, -_MOST_LISTED)[-_MOST_LISTED])) if len(heat) > _MOST_LISTED else 0.0
-            candidates = (self._slots[slot] for slot in np.flatnonzero(heat >= least).tolist())
-            hot = nlargest(_MOST_LISTED, filter(None, candidates), key=lambda session: (session.p_purchase, session.name))
+            hot = self._likeliest()
             self._hot = (self.version, now, hot)
         return [session for session in hot if not (session.ended or session.purchased or session.bot)][:count]
+
+    def _likeliest(self) -> list[Session]:
+        """_MOST_LISTED of them; a column, since a walk over tens of thousands of sessions would keep everybody waiting."""
+        heat = np.frombuffer(self._heat) if self._heat else np.zeros(0)
+        least = max(0.0, float(np.partition(heat, -_MOST_LISTED)[-_MOST_LISTED])) if len(heat) > _MOST_LISTED else 0.0
+        above = [self._slots[slot] for slot in np.flatnonzero(heat > least).tolist()]
+        found = sorted(filter(None, above), key=lambda session: (session.p_purchase, session.name), reverse=True)
+        # Thousands may be equally likely at the end of the list: of those only names are looked at.
+        equal = (session.name for slot in np.flatnonzero(heat == least).tolist() if (session := self._slots[slot]) is not None)
+        return (found + [self._known[name] for name in nlargest(_MOST_LISTED - len(found), equal)])[:_MOST_LISTED]
 
     def recent(self, count: int) -> list[Session]:
         """The sessions that moved last, newest first.
