@@ -20,6 +20,7 @@ from typing import Any, cast
 import msgspec
 import uvloop
 
+_SETTLE_S = 5.0
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _TAG = re.compile(rb'\r\netag: *("[^"]*")', re.IGNORECASE)
@@ -167,6 +168,7 @@ class Run:
             await asyncio.sleep(0.05)
         for _ in range(20 if load.requests else 0):
             self._idle.append((await loop.create_connection(lambda: Asker(self), "127.0.0.1", load.port))[1])
+        await asyncio.sleep(_SETTLE_S)  # a thousand who come in one second are another measurement
         self.tally = Tally()
         print("connected", flush=True)
         began = due = loop.time()
