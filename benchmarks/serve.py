@@ -282,7 +282,9 @@ def main() -> None:
         shop = [Topic(f"bench.{name.split('.')[1]}", 4, {"retention.bytes": str(64 * 1024 * 1024)}) for name in TOPICS.values()]
         Admin(config.kafka).create([*shop, *own_topics(config, keep)])
         warm_s = 90  # so that two buckets close before anything is measured
-        task = Task(kafka=dict(config.kafka), topic="bench", task="steady", events=args.rate * (warm_s + args.seconds + 120), rate=args.rate)
+        task = Task(
+            kafka=dict(config.kafka), topic="bench", task="steady", events=args.rate * (warm_s + args.seconds + 120), rate=args.rate
+        )
         command = ["-m", "stream.cli.main", "--log-level", "warning"]
         engine = stack.enter_context(running(*command, "run", str(file)))
         serving = stack.enter_context(running(*command, "serve", str(file), stdout=subprocess.DEVNULL))
