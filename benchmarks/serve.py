@@ -239,6 +239,8 @@ def measure(args: argparse.Namespace, pids: dict[str, int]) -> dict[str, Any]:
             )
         seconds = time.monotonic() - began
         done = said("nowcart_events_total", source="clicks") - events
+    if done / seconds < 0.95 * args.rate:
+        print(f"not so many events came as asked for: {done / seconds:.0f}/s; the shop, the broker or the engine had no time", flush=True)
     total = {name: sum(getattr(part, name) for part in parts) for name in Part.__struct_fields__[1:]}
     asked_and_answered = [value for part in parts for value in part.milliseconds]
     return {
