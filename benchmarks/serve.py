@@ -1,20 +1,20 @@
 """How many readers and requests `nowcart serve` bears while the engine beside it works: streams, REST and the engine's own pace, all at once.
 
-    python benchmarks/serve.py                                        # 1,000 readers, 500 requests/s, 20,000 events/s, 30 s
-    python benchmarks/serve.py --readers 200 --requests 100 --rate 5000 --seconds 10
+    python benchmarks/serve.py                                        # 1,000 readers, 500 requests/s, 20,000 events/s, 60 s
+    python benchmarks/serve.py --readers 200 --requests 100 --rate 5000 --seconds 30
+    python benchmarks/serve.py --readers 50 --requests 20 --rate 2000 --seconds 900      # whether memory is steady: a line each minute
 
-Starts an embedded broker, the engine, `nowcart serve` and a shop, each in a process of its own, and asks from this one: so on a machine of
-two cores the load's own cost is part of what is measured. Of the readers a fifth follows the spikes, a tenth the overview, a hundredth all
-intents, and the others an item each. Prints the percentiles of REST, what the readers got, who was dropped, and how far behind the engine is.
+Starts an embedded broker, the engine, `nowcart serve`, a shop and the load (benchmarks/serve_load.py), each in a process of its own: so on a
+machine of two cores all of them are part of what is measured, and what each has taken of a core is printed. Of the readers a fifth follows
+the spikes, a tenth the overview, a hundredth all intents, and the others an item each. Latency counts from when a question was due, not from
+when it could be sent.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -22,13 +22,16 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
-import aiohttp
-import uvloop
+import msgspec
 
 from stream.bench.shop import Task
+from stream.config import load as load_config
 from stream.kafka.admin import Admin, Topic
 from stream.kafka.embedded import EmbeddedBroker
 from stream.simulate import TOPICS
@@ -68,21 +71,6 @@ engine_metrics = "http://127.0.0.1:{metrics}/metrics"
 """
 
 
-class Tally:
-    """What came back."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.failed = 0
-        self.not_modified = 0
-        self.events = 0
-        self.bytes = 0
-        self.dropped = 0
-        self.gaps = 0
-        self.connected = 0
-        self.lost: list[str] = []
-
-
 def toml_sources() -> str:
     """[sources] of the simulated shop."""
 
@@ -92,62 +80,6 @@ def toml_sources() -> str:
         return f"[{name}]\n{plain}{inner}"
 
     return "".join(write(table, f"sources.{name}") for name, table in sources("bench").items())
-
-
-async def read(session: aiohttp.ClientSession, query: str, tally: Tally, stop: asyncio.Event) -> None:
-    """One reader."""
-    try:
-        async with session.get(f"http://127.0.0.1:{SERVE}/v1/stream?{query}") as answer:
-            answer.raise_for_status()
-            tally.connected += 1
-            while not stop.is_set():
-                chunk = await answer.content.readany()
-                if not chunk:
-                    return
-                tally.bytes += len(chunk)
-                tally.events += chunk.count(b"\nevent: ") + chunk.startswith(b"event: ")
-                tally.dropped += chunk.count(b"event: dropped")
-                tally.gaps += chunk.count(b"event: gap")
-    except (aiohttp.ClientError, OSError) as error:
-        if not stop.is_set():
-            tally.lost.append(type(error).__name__)
-
-
-async def ask(session: aiohttp.ClientSession, items: list[str], each_s: float, tally: Tally, stop: asyncio.Event) -> None:
-    """One who asks at an even pace, whether the last answer has come or not: a server that stands still is seen in every question."""
-    chance = random.Random(len(items))
-    tags: dict[str, str] = {}
-    loop = asyncio.get_running_loop()
-    due = loop.time() + chance.random() * each_s
-    running: set[asyncio.Task[None]] = set()
-
-    async def one(path: str, since: float) -> None:
-        try:
-            async with session.get(f"http://127.0.0.1:{SERVE}{path}", headers={"If-None-Match": tags.get(path, "")}) as answer:
-                await answer.read()
-                tally.not_modified += answer.status == 304
-                tally.failed += answer.status not in (200, 304)
-                tags[path] = answer.headers.get("ETag", "")
-            tally.seconds.append(loop.time() - since)
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            tally.failed += 1
-
-    while not stop.is_set():
-        if (left := due - loop.time()) > 0:
-            await asyncio.sleep(left)
-        item = chance.choice(items)
-        kinds = [
-            f"/v1/items/{item}/demand",
-            f"/v1/items/{item}/demand?history=48",
-            "/v1/items?sort=expected&limit=50",
-            f"/v1/items?q={item[:4]}&limit=20",
-        ]
-        kinds += ["/v1/overview", "/v1/sessions?limit=20", "/v1/spikes"]
-        task = loop.create_task(one(chance.choices(kinds, [8, 2, 2, 1, 2, 1, 2])[0], due))
-        running.add(task)
-        task.add_done_callback(running.discard)
-        due += each_s
-    await asyncio.gather(*running)
 
 
 def said(name: str, **labels: str) -> float:
@@ -172,49 +104,161 @@ def wait_for(port: int) -> None:
             return
 
 
-def percentile(values: list[float], share: float) -> float:
-    """Milliseconds."""
-    ordered = sorted(values)
-    return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+def percentiles(values: list[float]) -> dict[str, float]:
+    """Of milliseconds."""
+    ordered = sorted(values) or [float("nan")]
+    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    return {name: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) for name, share in shares.items()}
 
 
-def processor_seconds(process: subprocess.Popen[bytes]) -> float:
-    """User and system time that a process has taken."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+# ---- what the processes take
 
 
-def resident_megabytes(process: subprocess.Popen[bytes]) -> float:
+def kin(pid: int) -> list[int]:
+    """A process, its children and theirs."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        if fields := _stat(int(folder.name)):
+            children.setdefault(int(fields[1]), []).append(int(folder.name))
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
+    except OSError:
+        return []  # it has ended meanwhile
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time that a process and its children have taken."""
+    taken = sum(int(fields[11]) + int(fields[12]) for each in kin(pid) if (fields := _stat(each)))
+    return taken / os.sysconf("SC_CLK_TCK")
+
+
+def machine_seconds() -> float:
+    """Processor time of this machine that was not idle."""
+    fields = [int(field) for field in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_megabytes(pid: int) -> float:
     """Memory that a process holds."""
-    return int(Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-async def load(args: argparse.Namespace, items: list[str], tally: Tally) -> None:
+class Usage:
+    """What each process takes.
+
+    Args:
+        pids: by name.
+    """
+
+    def __init__(self, pids: dict[str, int]) -> None:
+        self._pids = pids
+        self._since = time.monotonic()
+        self._before = self._now()
+
+    def _now(self) -> dict[str, float]:
+        return {**{name: processor_seconds(pid) for name, pid in self._pids.items()}, "all": machine_seconds()}
+
+    def shares(self) -> dict[str, float]:
+        """Cores, on average since it was made; `others`: what else runs on this machine."""
+        now, seconds = self._now(), time.monotonic() - self._since
+        shares = {name: (value - self._before[name]) / seconds for name, value in now.items()}
+        shares["others"] = max(0.0, shares["all"] - sum(shares[name] for name in self._pids))
+        return {name: round(value, 2) for name, value in shares.items()}
+
+
+@contextmanager
+def running(*command: str, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with the block."""
+    process = subprocess.Popen([sys.executable, *command], **more)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+class Part(msgspec.Struct):
+    """What came back in a minute, as the load tells it."""
+
+    milliseconds: list[float]
+    failed: int
+    not_modified: int
+    events: int
+    bytes: int
+    dropped: int
+    gaps: int
+    lost: int
+
+
+def measure(args: argparse.Namespace, pids: dict[str, int]) -> dict[str, Any]:
     """Readers and questions for so long."""
-    stop = asyncio.Event()
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_read=None)) as session:
-        readers = []
-        for number in range(args.readers):
-            share = number % 100
-            if share < 20:
-                query = "topics=spikes,alerts"
-            elif share < 30:
-                query = "topics=overview,spikes"
-            elif share < 31:
-                query = "topics=intent"
-            else:
-                query = f"topics=demand,spikes&item={items[number % len(items)]}"
-            readers.append(asyncio.create_task(read(session, query, tally, stop)))
-        while tally.connected < args.readers and not tally.lost:
-            await asyncio.sleep(0.1)
-        tally.events = tally.bytes = 0
-        askers = [asyncio.create_task(ask(session, items, 20 / args.requests, tally, stop)) for _ in range(20)]
-        await asyncio.sleep(args.seconds)
-        stop.set()
-        for reader in readers:
-            reader.cancel()
-        await asyncio.gather(*askers, *readers, return_exceptions=True)
+    rows = json.load(urllib.request.urlopen(f"http://127.0.0.1:{SERVE}/v1/items?limit=200", timeout=30))["items"]
+    if not rows:
+        sys.exit("no bucket has closed: the engine does not keep up with so many events here; try a smaller --rate")
+    report_s = min(60, args.seconds)
+    asked = {
+        "port": SERVE,
+        "readers": args.readers,
+        "requests": args.requests,
+        "seconds": args.seconds,
+        "report_s": report_s,
+        "items": [row["item"] for row in rows],
+    }
+    parts: list[Part] = []
+    with running(str(Path(__file__).with_name("serve_load.py")), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as load:
+        assert load.stdin is not None
+        assert load.stdout is not None
+        load.stdin.write(json.dumps(asked).encode() + b"\n")
+        load.stdin.flush()
+        if load.stdout.readline() != b"connected\n":
+            sys.exit("the readers were not let in")
+        pids = {**pids, "load": load.pid}
+        events, began, usage = said("nowcart_events_total", source="clicks"), time.monotonic(), Usage(pids)
+        print(
+            "measuring\nminutes   REST, ms: p50    p99     max   events/s   resident MB: serve engine   cores: serve engine others",
+            flush=True,
+        )
+        recent, shares = usage, {}
+        for line in load.stdout:
+            part = msgspec.json.decode(line, type=Part)
+            parts.append(part)
+            found, now, shares = percentiles(part.milliseconds), recent.shares(), usage.shares()
+            recent = Usage(pids)
+            print(
+                f"{(time.monotonic() - began) / 60:7.1f} {found['p50']:15.1f} {found['p99']:7.1f} {found['max']:7.1f} {part.events / report_s:10.0f}"
+                f" {resident_megabytes(pids['serve']):19.0f} {resident_megabytes(pids['engine']):6.0f} {now['serve']:14.2f} {now['engine']:6.2f}"
+                f" {now['others']:6.2f}",
+                flush=True,
+            )
+        seconds = time.monotonic() - began
+        done = said("nowcart_events_total", source="clicks") - events
+    if done / seconds < 0.95 * args.rate:
+        print(f"not so many events came as asked for: {done / seconds:.0f}/s; the shop, the broker or the engine had no time", flush=True)
+    total = {name: sum(getattr(part, name) for part in parts) for name in Part.__struct_fields__[1:]}
+    asked_and_answered = [value for part in parts for value in part.milliseconds]
+    return {
+        "readers": args.readers,
+        "rest_per_second": round(len(asked_and_answered) / seconds, 1),
+        "rest_failed": total["failed"],
+        "rest_not_modified": total["not_modified"],
+        "rest_ms": percentiles(asked_and_answered),
+        "events_delivered_per_second": round(total["events"] / seconds, 1),
+        "megabytes_delivered_per_second": round(total["bytes"] / seconds / 1e6, 2),
+        "readers_dropped": total["dropped"],
+        "readers_lost": total["lost"],
+        "gaps": total["gaps"],
+        "engine_events_per_second": round(done / seconds),
+        "engine_waiting_events": said("nowcart_consumer_lag_events", topic="bench.clicks"),
+        "cores": shares,
+        "serve_resident_megabytes": round(resident_megabytes(pids["serve"])),
+    }
 
 
 def main() -> None:
@@ -222,16 +266,16 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=1_000)
     parser.add_argument("--requests", type=int, default=500, help="a second")
     parser.add_argument("--rate", type=int, default=20_000, help="clickstream events a second")
-    parser.add_argument("--seconds", type=int, default=30)
+    parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     args = parser.parse_args()
-    started: list[subprocess.Popen[bytes]] = []
-    with tempfile.TemporaryDirectory() as folder, EmbeddedBroker() as broker:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        broker = stack.enter_context(EmbeddedBroker())
+        kafka = kin(os.getpid())[1]
         text = _CONFIG.format(servers=broker.bootstrap_servers, folder=folder, metrics=METRICS, serve=SERVE) + toml_sources()
         file = Path(folder) / "bench.toml"
         file.write_text(text, encoding="utf-8")
-        from stream.config import load as load_config
-
         try:
             config = load_config(file)
         except ConfigError as error:
@@ -239,82 +283,30 @@ def main() -> None:
         keep = dict.fromkeys(("activity", "intent", "demand", "spikes", "deadletter"), 64 * 1024 * 1024)
         shop = [Topic(f"bench.{name.split('.')[1]}", 4, {"retention.bytes": str(64 * 1024 * 1024)}) for name in TOPICS.values()]
         Admin(config.kafka).create([*shop, *own_topics(config, keep)])
-        warm_s = 90  # so that two buckets close before anything is measured, and another one meanwhile
-        task = Task(kafka=dict(config.kafka), topic="bench", task="steady", events=args.rate * (warm_s + args.seconds + 40), rate=args.rate)
-        try:
-            command = [sys.executable, "-m", "stream.cli.main", "--log-level", "warning"]
-            engine = subprocess.Popen([*command, "run", str(file)])
-            started.append(engine)
-            serving = subprocess.Popen([*command, "serve", str(file)], stdout=subprocess.DEVNULL)
-            started.append(serving)
-            for port in (METRICS, SERVE):
-                wait_for(port)
-            feeding = subprocess.Popen([sys.executable, "-m", "stream.bench.shop", json.dumps(as_dict(task))], stdout=subprocess.PIPE)
-            started.append(feeding)
-            print("making the shop's messages …", flush=True)
-            assert feeding.stdout is not None
-            feeding.stdout.readline()
-            os.set_blocking(feeding.stdout.fileno(), False)
-            print(f"warming up for {warm_s} s …", flush=True)
-            until = time.monotonic() + warm_s
-            while time.monotonic() < until:
-                feeding.stdout.read()
-                time.sleep(0.5)
-            for name, process in (("the engine", engine), ("serve", serving), ("the shop", feeding)):
-                if process.poll() is not None:
-                    sys.exit(f"{name} ended with status {process.returncode}")
-            rows = json.load(urllib.request.urlopen(f"http://127.0.0.1:{SERVE}/v1/items?limit=200", timeout=30))["items"]
-            items = [row["item"] for row in rows]
-            if not items:
-                sys.exit(
-                    f"no bucket has closed after {warm_s} s: the engine does not keep up with {args.rate} events/s here; try a smaller --rate"
-                )
-            tally = Tally()
-            events, began, engine_cpu, serve_cpu = (
-                said("nowcart_events_total", source="clicks"),
-                time.monotonic(),
-                processor_seconds(engine),
-                processor_seconds(serving),
-            )
-            uvloop.run(load(args, items, tally))
-            seconds = time.monotonic() - began
-            done = said("nowcart_events_total", source="clicks") - events
-            figures = {
-                "readers": args.readers,
-                "rest_per_second": round(len(tally.seconds) / args.seconds, 1),
-                "rest_failed": tally.failed,
-                "rest_not_modified": tally.not_modified,
-                "rest_ms": {
-                    name: round(percentile(tally.seconds, share), 1)
-                    for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
-                },
-                "events_delivered_per_second": round(tally.events / args.seconds, 1),
-                "megabytes_delivered_per_second": round(tally.bytes / args.seconds / 1e6, 2),
-                "readers_dropped": tally.dropped,
-                "readers_lost": len(tally.lost),
-                "gaps": tally.gaps,
-                "engine_events_per_second": round(done / seconds),
-                "engine_waiting_events": said("nowcart_consumer_lag_events", topic="bench.clicks"),
-                "engine_processor_share": round((processor_seconds(engine) - engine_cpu) / seconds, 2),
-                "serve_processor_share": round((processor_seconds(serving) - serve_cpu) / seconds, 2),
-                "serve_resident_megabytes": round(resident_megabytes(serving)),
-            }
-        finally:
-            for process in reversed(started):
-                process.send_signal(signal.SIGTERM)
-            for process in reversed(started):
-                process.wait(60)
+        warm_s = 90  # so that two buckets close before anything is measured
+        task = Task(
+            kafka=dict(config.kafka), topic="bench", task="steady", events=args.rate * (warm_s + args.seconds + 120), rate=args.rate
+        )
+        command = ["-m", "stream.cli.main", "--log-level", "warning"]
+        engine = stack.enter_context(running(*command, "run", str(file)))
+        serving = stack.enter_context(running(*command, "serve", str(file), stdout=subprocess.DEVNULL))
+        for port in (METRICS, SERVE):
+            wait_for(port)
+        feeding = stack.enter_context(running("-m", "stream.bench.shop", msgspec.json.encode(task).decode(), stdout=subprocess.PIPE))
+        print("making the shop's messages …", flush=True)
+        assert feeding.stdout is not None
+        while feeding.stdout.readline() == b"sent 0\n":
+            pass
+        Thread(target=feeding.stdout.read, daemon=True).start()  # a full pipe would hold it up
+        print(f"warming up for {warm_s} s …", flush=True)
+        time.sleep(warm_s)
+        for name, process in (("the engine", engine), ("serve", serving), ("the shop", feeding)):
+            if process.poll() is not None:
+                sys.exit(f"{name} ended with status {process.returncode}")
+        figures = measure(args, {"serve": serving.pid, "engine": engine.pid, "broker": kafka, "shop": feeding.pid})
     print(json.dumps(figures, indent=2))
     if args.json:
         args.json.write_text(json.dumps(figures), encoding="utf-8")
-
-
-def as_dict(task: Task) -> dict[str, Any]:
-    """A struct as JSON's own kinds."""
-    import msgspec
-
-    found: dict[str, Any] = msgspec.to_builtins(task)
-    return found
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("stream.engine.columns",),
     ("stream.engine",),
-    ("stream.tables",),
+    ("stream.tables", "stream.collector"),
     ("stream.sources", "stream.alerting", "stream.serving"),
     ("stream.config",),
     ("stream.mapping", "stream.records", "stream.simulate"),

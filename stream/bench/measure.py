@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from stream.bench.shop import PARTITIONS, Sent, Snapshots, Task, configuration
 from stream.bench.worker import Place, Told
+from stream.collector import calm_collector
 from stream.config import Config
 from stream.engine.time import Zone
 from stream.kafka.admin import Admin, Topic
@@ -29,7 +30,7 @@ from stream.kafka.log import LogError, Partition, Start
 from stream.kafka.reader import follow
 from stream.mapping import Decoder
 from stream.metrics import Metrics
-from stream.runners.engine import Engine, calm_collector
+from stream.runners.engine import Engine
 from stream.runners.report import Report
 from stream.topics import own_topics
 
@@ -226,7 +227,13 @@ class _Worker:
 
 
 def throughput(
-    config: Config, topic: str, messages: int, progress: Progress, stop: threading.Event, ingests: int = 2, snapshots: Snapshots | None = None
+    config: Config,
+    topic: str,
+    messages: int,
+    progress: Progress,
+    stop: threading.Event,
+    ingests: int = 2,
+    snapshots: Snapshots | None = None,
 ) -> Throughput:
     """Runs the whole engine over the backlog, in processes of its own, after measuring the limit.
 

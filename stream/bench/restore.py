@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from stream.bench.worker import open_vault
+from stream.collector import calm_collector
 from stream.config import Config, parse
 from stream.engine import activity
 from stream.engine.activity import Block, decode_block, encode_block
@@ -31,7 +32,7 @@ from stream.kafka.client import KafkaMember
 from stream.kafka.log import LogError, Outcome, Partition, Position
 from stream.kafka.sender import Sender
 from stream.metrics import Metrics
-from stream.runners.engine import Engine, calm_collector
+from stream.runners.engine import Engine
 from stream.runners.forecast import ForecastStage
 from stream.runners.ingest import IngestStage
 from stream.runners.loop import Bookmark

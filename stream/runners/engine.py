@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from stream.collector import calm_collector
 from stream.config import Config, UserError
 from stream.kafka.admin import Admin
 from stream.kafka.client import KafkaMember
@@ -38,17 +38,6 @@ def stages_of(config: Config, stage: str = "all") -> tuple[str, ...]:
     chosen = STAGES if stage == "all" else (stage,)
     repartition = "ingest" in chosen and any(source.repartition for source in config.sources.values())
     return ("repartition", *chosen) if repartition else chosen
-
-
-def calm_collector() -> None:
-    """Makes Python's cycle collector look at old objects rarely.
-
-    Batches are many objects without cycles: reference counts free them, while the collector walks all of them, and everything that
-    is loaded, whenever their number has grown by a quarter. It took 6 of the 21 s of a benchmark's two runs over a million events.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 1_000)
 
 
 class Engine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from stream.serve.kept import Body
 from stream.tables import nearest
 
 JSON = "application/json"
@@ -55,7 +55,7 @@ def shortened(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-def answered(request: web.Request, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
+def answered(request: web.Request, body: Body, headers: Mapping[str, str] | None = None) -> web.Response:
     """A body, or that the asker has it already.
 
     Args:
@@ -63,12 +63,11 @@ def answered(request: web.Request, body: bytes, headers: Mapping[str, str] | Non
         body: JSON.
         headers: more of them.
     """
-    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     known = request.headers.get("If-None-Match", "")
-    common = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Authorization, X-API-Key", **(headers or {})}
-    if known and (known.strip() == "*" or tag in re.findall(r'"[^"]*"', known)):
+    common = {"ETag": body.tag, "Cache-Control": "private, no-cache", "Vary": "Authorization, X-API-Key", **(headers or {})}
+    if known and (known.strip() == "*" or body.tag in re.findall(r'"[^"]*"', known)):
         return web.Response(status=304, headers=common)
-    return web.Response(body=body, headers={**common, "Content-Type": JSON})
+    return web.Response(body=body.data, headers={**common, "Content-Type": JSON})
 
 
 class Query:

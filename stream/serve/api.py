@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from stream.engine.time import SIZES
 from stream.serve.access import Identity
 from stream.serve.answers import Query, Trouble, answered, shortened
 from stream.serve.items import SORTS, Row
+from stream.serve.kept import Body, body_of
 from stream.serve.panel import Past
 from stream.serve.service import Service
 from stream.serve.sessions import Session
@@ -92,8 +93,22 @@ def _sizes(service: Service) -> list[str]:
     return sizes + [size for size in service.view.items.panels if size not in sizes]
 
 
-def _reply(request: web.Request, body: Any) -> web.Response:
-    return answered(request, msgspec.json.encode(body), {"Nowcart-Age-Seconds": f"{_service(request).age_seconds:g}"})
+def _reply(request: web.Request, body: Any, version: Hashable = None) -> web.Response:
+    """An answer; with the version of what it is made of it is kept until that changes."""
+    made = body_of(msgspec.json.encode(body))
+    if version is not None:
+        _service(request).kept.keep(request.raw_path, version, made)
+    return _told(request, made)
+
+
+def _told(request: web.Request, body: Body) -> web.Response:
+    return answered(request, body, {"Nowcart-Age-Seconds": f"{_service(request).age_seconds:g}"})
+
+
+def _kept(request: web.Request, version: Hashable) -> web.Response | None:
+    """The answer that was given to the same question, if it is still true."""
+    body = _service(request).kept.find(request.raw_path, version)
+    return None if body is None else _told(request, body)
 
 
 def _named(request: web.Request, kind: str) -> str:
@@ -109,12 +124,15 @@ def _raws(records: Iterable[bytes]) -> list[msgspec.Raw]:
 
 async def item_demand(request: web.Request) -> web.Response:
     """GET /v1/items/{item}/demand."""
-    view, query = _service(request).view, Query(request, ("bucket", "history"))
-    name = _named(request, "item")
-    sizes = _sizes(_service(request))
+    view, name = _service(request).view, _named(request, "item")
+    slot = view.items.slots.get(name)
+    price = view.prices.get(name)
+    version = (slot, view.items.changed(slot), view.records["spikes"], price) if slot is not None else None
+    if version is not None and (same := _kept(request, version)) is not None:
+        return same
+    query, sizes = Query(request, ("bucket", "history")), _sizes(_service(request))
     wanted = query.choice("bucket", sizes, "") if "bucket" in query else ""
     history = query.whole("history", 0, 0, MOST_PAST)
-    slot = view.items.slots.get(name)
     if slot is None:
         near = view.items.near(name)
         raise Trouble(
@@ -130,14 +148,16 @@ async def item_demand(request: web.Request) -> web.Response:
         raw = panel.raw[slot] if slot < len(panel.raw) else None
         if raw is not None and wanted in ("", size):
             buckets[size] = Forecasts(msgspec.Raw(raw), panel.past(slot, history) if history else None)
-    price = view.prices.get(name)
     spikes = _raws(view.spikes.list("all", name, None, 20))
-    return _reply(request, ItemDemand(name, buckets, spikes, msgspec.Raw(price) if price is not None else None))
+    return _reply(request, ItemDemand(name, buckets, spikes, msgspec.Raw(price) if price is not None else None), version)
 
 
 async def item_list(request: web.Request) -> web.Response:
     """GET /v1/items."""
     service = _service(request)
+    version = (service.view.records["demand"], service.view.records["spikes"])
+    if (same := _kept(request, version)) is not None:
+        return same
     items, query = service.view.items, Query(request, ("bucket", "sort", "order", "q", "limit", "cursor", "offset", "spark"))
     sizes = _sizes(service)
     bucket = query.choice("bucket", sizes, next(iter(items.panels), sizes[0]))
@@ -166,7 +186,9 @@ async def item_list(request: web.Request) -> web.Response:
     if rows and end < len(slots):
         value = float(order.values[places[end - 1]])
         cursor = _cursor(bucket, sort, descending, -value if descending else value, rows[-1].item)
-    return _reply(request, ItemList(bucket, min(panel.horizon, panel.history), len(slots), offset, rows, cursor))
+    found = ItemList(bucket, min(panel.horizon, panel.history), len(slots), offset, rows, cursor)
+    # An order may be a little older than what it orders: such an answer is not kept.
+    return _reply(request, found, version if items.is_new(bucket, order) else None)
 
 
 def _cursor(bucket: str, sort: str, descending: bool, value: float, name: str) -> str:
@@ -201,6 +223,9 @@ class Totals(msgspec.Struct, frozen=True):
 async def totals(request: web.Request) -> web.Response:
     """GET /v1/totals."""
     service = _service(request)
+    version = service.view.records["demand"]
+    if (same := _kept(request, version)) is not None:
+        return same
     items, query = service.view.items, Query(request, ("bucket", "history"))
     sizes = _sizes(service)
     bucket = query.choice("bucket", sizes, next(iter(items.panels), sizes[0]))
@@ -210,9 +235,8 @@ async def totals(request: web.Request) -> web.Response:
         return _reply(request, Totals(bucket, SIZES[bucket], 0, [], [], []))
     issued_ms = int(panel.issued_ms.max(initial=0))
     starts, observed = panel.seen_before(issued_ms or panel.newest_start_ms + 1, history)
-    return _reply(
-        request, Totals(bucket, panel.size_ms, issued_ms, starts, observed, panel.expect(issued_ms, panel.horizon) if issued_ms else [])
-    )
+    expected = panel.expect(issued_ms, panel.horizon) if issued_ms else []
+    return _reply(request, Totals(bucket, panel.size_ms, issued_ms, starts, observed, expected), version)
 
 
 # ---- sessions
@@ -251,11 +275,14 @@ async def session_list(request: web.Request) -> web.Response:
 
 async def spike_list(request: web.Request) -> web.Response:
     """GET /v1/spikes."""
+    version = _service(request).view.records["spikes"]
+    if (same := _kept(request, version)) is not None:
+        return same
     query = Query(request, ("state", "item", "severity", "limit"))
     state = query.choice("state", ("open", "resolved", "all"), "open")
     severity = query.choice("severity", ("warning", "critical"), "") if "severity" in query else None
     found = _service(request).view.spikes.list(state, query.text("item", LONGEST_ID), severity, query.whole("limit", 100, 1, MOST_SPIKES))
-    return _reply(request, RecordList(_raws(found)))
+    return _reply(request, RecordList(_raws(found)), version)
 
 
 async def alert_list(request: web.Request) -> web.Response:
@@ -271,7 +298,7 @@ async def overview(request: web.Request) -> web.Response:
     """GET /v1/overview."""
     Query(request, ())
     service = _service(request)
-    return answered(request, service.overview(), {"Nowcart-Age-Seconds": f"{service.age_seconds:g}"})
+    return _told(request, service.overview())
 
 
 async def health(request: web.Request) -> web.Response:

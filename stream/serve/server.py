@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -65,6 +65,8 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
+
+_is_own = lru_cache(128)(is_loopback)
 
 PUBLIC = ("/", "/page/{file}", "/openapi.json", "/healthz", "/readyz")
 """What may be had without a key: nothing of the shop's stands there."""
@@ -182,7 +184,7 @@ async def _who(request: web.Request, service: Service) -> Identity:
     if service.access.open:
         # Whoever asks for another name was led here: by a page that had its own name point to this address.
         name = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdecimal() else request.host
-        if not is_loopback(name):
+        if not _is_own(name):
             raise Trouble(
                 403, "host not allowed", "without keys it answers to localhost, 127.0.0.1 and [::1] alone: configure [[serve.keys]]"
             )

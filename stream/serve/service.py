@@ -16,6 +16,7 @@ from stream.serve.counters import Counters
 from stream.serve.engine import Asking, Engine
 from stream.serve.feed import Feed
 from stream.serve.follow import Following, Taken
+from stream.serve.kept import Body, Kept, body_of
 from stream.serve.readers import FLUSH_S, Readers
 from stream.serve.view import NextHour, View
 
@@ -37,6 +38,8 @@ class Overview(msgspec.Struct, frozen=True):
     ready: bool
     items: int
     live_sessions: int
+    likely_sessions: int
+    """Those that buy more likely than not."""
     spikes_open: int
     spikes_critical: int
     alerts_open: int
@@ -90,13 +93,14 @@ class Service:
         self.view = View(config, alias, time.monotonic)
         self.feed = Feed(serve.replay_records, serve.replay_bytes, self.mask.record if self.mask is not None else lambda raw: raw)
         self.readers = Readers(self.feed, serve.reader_bytes, counters)
+        self.kept = Kept()
         self.following = Following(config, self)
         self.asking = Asking(serve.engine_metrics)
         self.ready = False
         self.began = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
         self._rates: list[tuple[float, int]] = []
-        self._overview: tuple[float, bytes] = (0.0, b"")
+        self._overview: tuple[float, Body] = (0.0, Body(b"", ""))
         counters.watch(
             lambda: len(self.readers.all), lambda: len(self.view.items), lambda: len(self.view.sessions), lambda: self.following.reachable
         )
@@ -147,11 +151,11 @@ class Service:
         """Since Kafka was last heard; 0 while it answers."""
         return 0.0 if self.following.reachable else round(time.monotonic() - self.following.answered, 1)
 
-    def overview(self) -> bytes:
+    def overview(self) -> Body:
         """The overview as JSON; made at most twice a second."""
         made, body = self._overview
         now = time.monotonic()
-        if body and now - made < _OVERVIEW_S * 0.9:
+        if body.data and now - made < _OVERVIEW_S * 0.9:
             return body
         view = self.view
         total = sum(view.records.values())
@@ -163,6 +167,7 @@ class Service:
             ready=self.ready,
             items=len(view.items),
             live_sessions=view.sessions.live,
+            likely_sessions=view.sessions.likely,
             spikes_open=view.spikes.open,
             spikes_critical=view.spikes.critical,
             alerts_open=view.alerts.open,
@@ -174,7 +179,7 @@ class Service:
             models=view.models,
             records=view.records,
         )
-        body = msgspec.json.encode(overview)
+        body = body_of(msgspec.json.encode(overview))
         self._overview = (now, body)
         return body
 
@@ -236,4 +241,4 @@ class Service:
         while True:
             await asyncio.sleep(_OVERVIEW_S)
             if any(reader.overview for reader in self.readers.all):
-                self.readers.broadcast("overview", self.overview())
+                self.readers.broadcast("overview", self.overview().data)

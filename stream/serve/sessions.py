@@ -5,14 +5,15 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from heapq import nlargest
 
 import msgspec
+import numpy as np
 
 _WAY = 40
 """Points of a session's way that are kept."""
-_FRESH_S = 0.5
+_FRESH_S = 0.2
+LIKELY = 0.5
 _MOST_LISTED = 500
 
 
@@ -27,8 +28,7 @@ class IntentRecord(msgspec.Struct, frozen=True, gc=False):
     bot: bool = False
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct, gc=False):
     """One session."""
 
     name: str
@@ -39,10 +39,12 @@ class Session:
     ended: bool = False
     purchased: bool = False
     bot: bool = False
-    way: array[float] = field(default_factory=lambda: array("d"))
+    way: array[float] = msgspec.field(default_factory=lambda: array("d"))
     """Time (ms) and probability of a purchase, in turns."""
     alias: str = ""
     """Its pseudonym, where there are any."""
+    slot: int = 0
+    """Its place in the column of probabilities."""
 
 
 class Sessions:
@@ -62,6 +64,10 @@ class Sessions:
         """The longest silent first."""
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._aliases: dict[str, str] = {}
+        self._slots: list[Session | None] = []
+        self._free: list[int] = []
+        self._heat = array("d")
+        """Probability of a purchase by slot; below 0 for those that are not listed as likely to buy."""
         self.newest_ms = 0
         self.live = 0
         self.version = 0
@@ -81,7 +87,8 @@ class Sessions:
         name = record.session
         session = self._known.pop(name, None)
         if session is None:
-            session = Session(name)
+            session = Session(name, slot=self._slot())
+            self._slots[session.slot] = session
             if self._alias is not None:
                 session.alias = self._alias(name)
                 self._aliases[session.alias] = name
@@ -92,6 +99,7 @@ class Sessions:
         self._known[name] = session
         session.raw, session.issued_at_ms, session.p_purchase = raw, record.issued_at_ms, record.p_purchase
         session.ended, session.purchased, session.bot = record.ended, record.purchased, record.bot
+        self._heat[session.slot] = -1.0 if record.ended or record.purchased or record.bot else record.p_purchase
         self.live += not session.ended
         self._ended.pop(name, None)
         if session.ended:
@@ -112,6 +120,11 @@ class Sessions:
         known = self._aliases.get(name) if masked else name
         return self._known.get(known) if known is not None else None
 
+    @property
+    def likely(self) -> int:
+        """Live sessions that buy more likely than not; neither bots nor those that have bought."""
+        return int(np.count_nonzero(np.frombuffer(self._heat) >= LIKELY)) if self._heat else 0
+
     def hot(self, count: int) -> list[Session]:
         """The live sessions most likely to buy, likeliest first; neither bots nor those that have bought.
 
@@ -121,10 +134,19 @@ class Sessions:
         version, made, hot = self._hot
         now = self._clock()
         if version != self.version and now - made >= _FRESH_S:
-            candidates = (s for s in self._known.values() if not (s.ended or s.purchased or s.bot))
-            hot = nlargest(_MOST_LISTED, candidates, key=lambda session: (session.p_purchase, session.name))
+            hot = self._likeliest()
             self._hot = (self.version, now, hot)
         return [session for session in hot if not (session.ended or session.purchased or session.bot)][:count]
+
+    def _likeliest(self) -> list[Session]:
+        """_MOST_LISTED of them; a column, since a walk over tens of thousands of sessions would keep everybody waiting."""
+        heat = np.frombuffer(self._heat) if self._heat else np.zeros(0)
+        least = max(0.0, float(np.partition(heat, -_MOST_LISTED)[-_MOST_LISTED])) if len(heat) > _MOST_LISTED else 0.0
+        above = [self._slots[slot] for slot in np.flatnonzero(heat > least).tolist()]
+        found = sorted(filter(None, above), key=lambda session: (session.p_purchase, session.name), reverse=True)
+        # Thousands may be equally likely at the end of the list: of those only names are looked at.
+        equal = (session.name for slot in np.flatnonzero(heat == least).tolist() if (session := self._slots[slot]) is not None)
+        return (found + [self._known[name] for name in nlargest(_MOST_LISTED - len(found), equal)])[:_MOST_LISTED]
 
     def recent(self, count: int) -> list[Session]:
         """The sessions that moved last, newest first.
@@ -147,8 +169,18 @@ class Sessions:
                 break
             self._drop(name)
 
+    def _slot(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._slots.append(None)
+        self._heat.append(-1.0)
+        return len(self._slots) - 1
+
     def _drop(self, name: str) -> None:
         session = self._known.pop(name)
+        self._slots[session.slot] = None
+        self._heat[session.slot] = -1.0
+        self._free.append(session.slot)
         self._ended.pop(name, None)
         self._aliases.pop(session.alias, None)
         self.live -= not session.ended

@@ -62,7 +62,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     for gap in gaps:
         reader.write(event("gap", msgspec.json.encode(gap._asdict())))
     if reader.overview:
-        reader.write(event("overview", service.overview()))
+        reader.write(event("overview", service.overview().data))
     service.readers.add(reader)
     timer = None
     if identity.expires_s is not None:

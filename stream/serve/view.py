@@ -149,8 +149,8 @@ class View:
     def next_hour(self) -> NextHour | None:
         """Units expected over the next hour, beside the same hour a week and a day before, and the hour before; None: no forecast yet.
 
-        Smaller buckets say it for the hour that begins now, if their horizon reaches that far; else it is the hour, or the day, that has
-        just begun; and where there is no such forecast yet, as far as there is one.
+        Smaller buckets say it for the hour that begins now, or as much of it as their horizon reaches if that is half of it; else it is the
+        hour, or the day, that has begun last; and where there is no such forecast yet, as far as there is one.
         """
         panel = self._for_an_hour()
         if panel is None:
@@ -175,7 +175,7 @@ class View:
         for panel in self.items.panels.values():
             if not panel.horizon:
                 continue
-            if panel.size_ms >= HOUR_MS or panel.horizon * panel.size_ms >= HOUR_MS:
+            if panel.size_ms >= HOUR_MS or 2 * panel.horizon * panel.size_ms >= HOUR_MS:
                 return panel
             farthest = panel
         return farthest

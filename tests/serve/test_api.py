@@ -220,10 +220,10 @@ def test_a_failure_of_ours_tells_nothing(rig: Rig, monkeypatch: pytest.MonkeyPat
 
     with monkeypatch.context() as patched:
         patched.setattr(rig.service.view.spikes, "list", fail)
-        answer = rig.get("/v1/spikes")
+        answer = rig.get("/v1/spikes?limit=99")
     assert "1234" not in json.dumps(problem(answer, 500))
     assert "1234" in caplog.text
-    assert rig.get("/v1/spikes").status == 200
+    assert rig.get("/v1/spikes?limit=99").status == 200
 
 
 def test_kafka_gone_is_said_and_what_is_known_is_served(rig: Rig) -> None:
@@ -266,3 +266,20 @@ def test_what_happens_is_measured(rig: Rig) -> None:
     assert 'route="other",status="404"' in text
     assert "nowcart_serve_items 130.0" in text
     assert "i007" not in text
+
+
+def test_an_answer_that_is_kept_is_never_older_than_its_records() -> None:
+    with Rig() as rig:
+        rig.give("demand", [demand(name, 0, observed=3) for name in ("a", "b")])
+        paths = ["/v1/items/a/demand?history=5", "/v1/items/b/demand", "/v1/items?sort=name", "/v1/items?sort=latest"]
+        paths += ["/v1/totals", "/v1/spikes"]
+        before = {path: rig.get(path) for path in paths}
+        assert [rig.get(path).body for path in paths] == [before[path].body for path in paths]
+        rig.give("demand", [demand("a", 1, observed=8)])
+        rig.give("spikes", [spike("a")])
+        after = {path: rig.get(path) for path in paths}
+        assert [path for path in paths if after[path].body == before[path].body] == ["/v1/items/b/demand"]
+        assert after[paths[0]].json()["buckets"]["1h"]["record"]["observed"] == 8
+        rows = {row["item"]: row for row in after["/v1/items?sort=latest"].json()["items"]}
+        assert (rows["a"]["latest"], rows["a"]["spikes"], rows["b"]["latest"]) == (8, 1, 3)
+        assert after["/v1/items?sort=name"].headers["ETag"] == rig.get("/v1/items?sort=name").headers["ETag"]

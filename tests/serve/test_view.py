@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import OrderedDict
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream.serve.panel import DemandRecord
+from stream.serve.sessions import IntentRecord
 from stream.serve.view import View
 from tests.serve.rig import HOUR_MS, T0, config, correction, demand, intent, spike
 
@@ -134,6 +139,31 @@ def test_a_walk_goes_on_although_items_move_and_come() -> None:
     assert set(stayed) >= {f"i{n:02}" for n in range(39)}
 
 
+def test_an_order_is_kept_for_twenty_times_what_it_took_and_no_longer() -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.01  # what an order takes to make
+        return now[0]
+
+    items = View(config(), None, clock).items
+
+    def take(hour: int, a: float, b: float) -> None:
+        records = [demand("a", hour, mean=a), demand("b", hour, mean=b)]
+        items.take([msgspec.json.decode(record, type=DemandRecord) for record in records], records)
+
+    def first() -> str:
+        return items.name(items.order("1h", "next").slots[0])
+
+    take(0, 2, 1)
+    order = items.order("1h", "next")
+    assert (items.name(order.slots[0]), items.is_new("1h", order)) == ("a", True)
+    take(1, 1, 2)
+    assert (first(), items.is_new("1h", order)) == ("a", False)
+    now[0] += 0.2
+    assert first() == "b"
+
+
 def test_a_search_finds_what_contains_it_whatever_the_case() -> None:
     seen = view()
     names = ["Tea pot", "TEAPOT 2", "pot", "a\nb", "Straße"]
@@ -193,6 +223,25 @@ def test_sessions_come_move_end_and_leave() -> None:
     seen.take("intent", [intent("e", 0.3, 70)])
     assert [session.name for session in sessions.recent(9)] == ["e", "d"]
     assert sessions.live == 2
+
+
+def test_the_likeliest_of_many_sessions_are_found() -> None:
+    now = [0.0]
+    sessions = View(config("max_sessions = 1500"), None, lambda: now[0]).sessions
+    assert sessions.hot(5) == []
+    chance, known = random.Random(3), OrderedDict[str, tuple[float, bool]]()
+    for second in range(6_000):
+        name, p = f"s{chance.randrange(2_500)}", chance.randrange(40) / 40  # many are equally likely
+        lot = {word: chance.random() < 0.1 for word in ("ended", "purchased", "bot")}
+        sessions.take(msgspec.json.decode(intent(name, p, 0, **lot), type=IntentRecord), b"")
+        known.pop(name, None)
+        known[name] = (p, not any(lot.values()))
+        if len(known) > 1_500:
+            known.popitem(last=False)
+        if second % 500 == 0 or second == 5_999:
+            now[0] += 1
+            likely = sorted(((p, name) for name, (p, listed) in known.items() if listed), reverse=True)[:500]
+            assert [session.name for session in sessions.hot(500)] == [name for _, name in likely]
 
 
 def test_sessions_are_no_more_than_allowed() -> None:

@@ -53,9 +53,16 @@ export function number(value) {
   return size >= 10 ? one.format(value) : two.format(value);
 }
 
+const tenth = new Intl.NumberFormat(undefined, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+
+/** An expected quantity: below 100 always with one decimal, so that a column of them stands in line. */
+export function expected(value) {
+  return value === null || value === undefined || Number.isNaN(value) || Math.abs(value) >= 100 ? number(value) : tenth.format(value);
+}
+
 export function signed(value) {
   if (value === null || value === undefined) return NONE;
-  return (value > 0 ? "+" : value < 0 ? "−" : "±") + number(Math.abs(value));
+  return (value > 0 ? "+" : value < 0 ? "−" : "±") + expected(Math.abs(value));
 }
 
 export function percent(share, digits = 0) {
@@ -119,5 +126,9 @@ const NAMES = { "1m": "minute", "5m": "5 minutes", "15m": "15 minutes", "1h": "h
 const MANY = { "1m": "minutes", "5m": "× 5 minutes", "15m": "× 15 minutes", "1h": "hours", "1d": "days", "1w": "weeks" };
 export const bucketName = (bucket) => NAMES[bucket] ?? bucket;
 export const buckets = (count, bucket) => (count === 1 ? `1 ${bucketName(bucket)}` : `${count} ${MANY[bucket] ?? bucket}`);
+
+const SHORT = { "1m": [1, "min"], "5m": [5, "min"], "15m": [15, "min"], "1h": [1, "h"], "1d": [1, "d"], "1w": [1, "wk"] };
+/** A span of buckets in few letters: "30 min". */
+export const span = (count, bucket) => (SHORT[bucket] ? `${count * SHORT[bucket][0]} ${SHORT[bucket][1]}` : `${count} × ${bucket}`);
 
 export const linkTo = (item) => `#/items/${encodeURIComponent(item)}`;

@@ -82,8 +82,10 @@ export class Fan {
     const times = [...data.observed.map((p) => p.at), ...(fan ? fan.start : [])];
     if (!times.length) { fill(this.svg); return; }
     const from = Math.min(...times), to = Math.max(...times) + data.sizeMs;
-    const high = fan ? quantiles["0.9"] ?? fan.mean : [];  // beyond it the fan may leave the picture: the middle is what is looked at
-    const peak = Math.max(1, ...data.observed.map((p) => p.value), ...high, ...data.before.flatMap((b) => b.points.map((p) => p.mid ?? 0)));
+    // What sold and the middle half of the forecast are always in the picture, and the outer bands as far as they leave room to see it.
+    const inner = Math.max(1, ...data.observed.map((p) => p.value), ...middle, ...(quantiles["0.75"] ?? []), ...data.before.flatMap((b) => b.points.map((p) => p.mid ?? 0)));
+    const outer = Math.max(0, ...(quantiles["0.9"] ?? []), ...(fan ? fan.mean : [])), most = Math.max(outer, ...(quantiles["0.99"] ?? []));
+    const peak = Math.max(inner, Math.min(outer, 1.6 * inner));
     const tall = niceTop(peak * 1.06);
     const x = (ms) => left + ((width - left - right) * (ms - from)) / (to - from);
     const y = (value) => top + (height - top - bottom) * (1 - Math.min(value, tall * 1.02) / tall);
@@ -95,7 +97,7 @@ export class Fan {
         s("text", { x: left - 8, y: y(value) + 4, class: "axis end" }, number(value)));
     }
     for (const tick of timeTicks(from, to, Math.max(2, width / 110))) {
-      parts.push(s("text", { x: x(tick.at), y: height - 7, class: "axis mid" }, tick.text), s("line", { x1: x(tick.at), x2: x(tick.at), y1: height - bottom, y2: height - bottom + 4, class: "tick" }));
+      parts.push(s("text", { x: x(tick.at), y: height - 7, class: x(tick.at) > width - right - 30 ? "axis end" : "axis mid" }, tick.text), s("line", { x1: x(tick.at), x2: x(tick.at), y1: height - bottom, y2: height - bottom + 4, class: "tick" }));
     }
     const marks = [];
     if (fan) {
@@ -126,6 +128,7 @@ export class Fan {
       marks.push(s("line", { x1: x(data.issuedAt), x2: x(data.issuedAt), y1: top, y2: height - bottom, class: "now" }),
         s("text", { x: x(data.issuedAt) + 6, y: top + 11, class: "axis" }, "forecast"));
     }
+    if (most > tall * 1.02) marks.push(s("text", { x: width - right - 4, y: top + 11, class: "axis end" }, `↑ up to ${number(most)}`));
     this.cross = s("line", { y1: top, y2: height - bottom, class: "cross", visibility: "hidden" });
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.setAttribute("aria-label", data.label);
@@ -186,7 +189,7 @@ export function way(times, values, width = 160, height = 34, full = false) {
     points.push(`${x(times[i]).toFixed(1)},${y(p).toFixed(1)}`);
   });
   if (values.length === 1) points.push(`${width - 2},${y(values[0]).toFixed(1)}`);
-  svg.append(s("line", { x1: 0, x2: width, y1: y(0.5), y2: y(0.5), class: "grid", "vector-effect": "non-scaling-stroke" }),
+  svg.append(...(full ? [0, 0.5, 1] : [0.5]).map((p) => s("line", { x1: 0, x2: width, y1: y(p), y2: y(p), class: "grid", "vector-effect": "non-scaling-stroke" })),
     s("polyline", { points: points.join(" "), class: "way-line", "vector-effect": "non-scaling-stroke" }));
   return svg;
 }

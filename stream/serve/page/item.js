@@ -1,5 +1,5 @@
 // One item: what sold, what is expected, what was expected before, and who says so.
-import { h, fill, write, number, percent, moment, sizeMs, bucketName, buckets, ago, NONE } from "./dom.js";
+import { h, fill, write, number, expected, percent, moment, sizeMs, bucketName, buckets, ago, NONE } from "./dom.js";
 import { get, Problem } from "./net.js";
 import { Fan } from "./draw.js";
 import { spikeRows } from "./app.js";
@@ -94,9 +94,10 @@ export function item(main, name, { say }) {
     const figure = (title, value, note) => h("div", {}, h("dt", {}, title), h("dd", { class: "value" }, value), h("dd", { class: "note" }, note));
     fill(figures,
       figure(`Last ${bucketName(size)}`, number(record.observed), `${number(record.views)} views, ${number(record.carts)} carts`),
-      figure(`Next ${bucketName(size)}`, number(record.mean[0]), `80 %: ${number(q["0.1"]?.[0])} to ${number(q["0.9"]?.[0])}`),
-      figure(`Next ${buckets(record.mean.length, size)}`, number(record.mean.reduce((a, b) => a + b, 0)), `nothing in the next: ${percent(record.p_zero?.[0])}`),
-      figure("Kept its word", judged.length ? percent(inside / judged.length) : NONE, judged.length ? `of ${judged.length}, 80 % or more promised` : "no past forecast yet"),
+      figure(`Next ${bucketName(size)}`, expected(record.mean[0]), `80 %: ${number(q["0.1"]?.[0])} to ${number(q["0.9"]?.[0])}`),
+      figure(`Next ${buckets(record.mean.length, size)}`, expected(record.mean.reduce((a, b) => a + b, 0)), "units expected"),
+      figure("Chance of no sale", percent(record.p_zero?.[0]), `in the next ${bucketName(size)}`),
+      figure("Inside the 80 % band", judged.length ? percent(inside / judged.length) : NONE, judged.length ? `of the last ${buckets(judged.length, size)}` : "no past forecast yet"),
       price !== null && price !== undefined && figure("Price", number(price), ""),
       record.censored > 0 && figure("Without stock", percent(record.censored), `of the last ${bucketName(size)}`));
     leadTimes(size, record.totals ?? {});
@@ -115,13 +116,16 @@ export function item(main, name, { say }) {
       h("tbody", {}, steps.map((step) => h("tr", {}, h("th", { scope: "row" }, `next ${buckets(Number(step), size)}`), levels.map((level) => h("td", { class: "n" }, number(totals[step][level])))))))));
   }
 
+  const led = (shares) => Object.entries(shares).sort((a, b) => b[1] - a[1]).slice(0, 2).filter(([, share]) => share >= 0.1).map(([n, share]) => `${n.replaceAll("_", " ")} ${percent(share)}`).join(", ");
+
   function experts(groups, size) {
+    if (!Object.keys(groups).length) return fill(weights, h("p", { class: "soft" }, "Nobody has been weighed yet: that begins when the first forecasts have been scored."));
     const names = [...new Set(Object.values(groups).flatMap((group) => Object.keys(group)))].sort();
     fill(weights, Object.entries(groups).map(([group, shares]) => h("div", { class: "weight" },
-      h("span", { class: "soft" }, `up to ${buckets(Number(group), size)} ahead`),
+      h("span", {}, `Up to ${buckets(Number(group), size)} ahead: `, h("span", { class: "soft" }, led(shares))),
       h("div", { class: "stack", role: "img", "aria-label": names.map((n) => `${n} ${percent(shares[n] ?? 0)}`).join(", ") },
         names.map((n, i) => { const part = h("span", { class: `part ${HUES[i % HUES.length]}`, title: `${n} ${percent(shares[n] ?? 0)}` }); part.style.flexGrow = shares[n] ?? 0; return part; })))),
-      h("div", { class: "legend" }, names.map((n, i) => h("span", {}, h("i", { class: `key ${HUES[i % HUES.length]}` }), `${n.replaceAll("_", " ")} ${percent(Object.values(groups)[0]?.[n] ?? 0)}`))));
+      h("div", { class: "legend" }, names.map((n, i) => h("span", {}, h("i", { class: `key ${HUES[i % HUES.length]}` }), n.replaceAll("_", " ")))));
   }
 
   for (const box of [near, far]) box.addEventListener("change", () => { chosen.near = near.checked; chosen.far = far.checked; if (found) show(); });

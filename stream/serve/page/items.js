@@ -1,5 +1,5 @@
 // All items: as many as there are, only those in sight are asked for and drawn.
-import { h, fill, write, number, signed, buckets, linkTo } from "./dom.js";
+import { h, fill, write, number, expected, signed, buckets, bucketName, span, linkTo, NONE } from "./dom.js";
 import { get } from "./net.js";
 import { spark } from "./draw.js";
 
@@ -17,7 +17,7 @@ export function items(main) {
   const size = h("select", { "aria-label": "Size of the buckets" });
   const count = h("span", { class: "soft", role: "status" });
   const head = h("div", { class: "row head", role: "row" }, COLUMNS.map(([key, name, kind]) => h("div", { class: `cell ${kind}`, role: "columnheader", "data-key": key ?? "" },
-    key ? h("button", { type: "button", onclick: () => by(key, true) }, name) : name)));
+    key ? h("button", { type: "button", onclick: () => by(key, true) }, name, h("span", { class: "unit" })) : name)));
   const space = h("div", { class: "space", role: "presentation" });
   const body = h("div", { class: "body", role: "rowgroup" }, space);
   const table = h("div", { class: "table", role: "table", "aria-label": "Items", "aria-colcount": COLUMNS.length }, h("div", { role: "rowgroup", class: "head-group" }, head), body);
@@ -63,7 +63,11 @@ export function items(main) {
       stale.delete(page);
       total = found.total;
       window_ = found.window;
-      const bucket = found.bucket;
+      const bucket = found.bucket, over = window_ ? `, ${span(window_, bucket)}` : "";
+      for (const cell of head.children) {
+        const unit = cell.querySelector(".unit"), words = { observed: over, expected: over, next: ` ${bucketName(bucket)}` }[cell.dataset.key];
+        if (words !== undefined) write(unit, words);
+      }
       write(count, `${number(total)} item${total === 1 ? "" : "s"}${window_ ? ` · last and next ${buckets(window_, bucket)}` : ""}`);
       if (pages.size > 40) for (const old of [...pages.keys()].slice(0, 20)) if (Math.abs(old - page) > 3) pages.delete(old);
       draw();
@@ -113,11 +117,12 @@ export function items(main) {
     write(row.link, item.item);
     fill(row.little, spark(item.spark));
     write(row.cells[0], number(item.observed));
-    write(row.cells[1], number(item.expected));
+    write(row.cells[1], expected(item.expected));
     write(row.cells[2], signed(item.change));
     row.cells[2].dataset.tone = item.change > 0 ? "rise" : item.change < 0 ? "fall" : "";
-    write(row.wide[0], number(item.next));
-    write(row.wide[1], item.spikes ? number(item.spikes) : "");
+    write(row.wide[0], expected(item.next));
+    write(row.wide[1], item.spikes ? `${number(item.spikes)} open` : NONE);
+    row.wide[1].dataset.tone = item.spikes ? "fall" : "none";
     row.node.classList.toggle("has-spike", item.spikes > 0);
     if (moved) { row.node.classList.remove("moved"); void row.node.offsetWidth; row.node.classList.add("moved"); }
   }

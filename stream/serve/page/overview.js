@@ -1,5 +1,5 @@
 // All of it at a glance.
-import { h, fill, write, number, signed, against, milliseconds, clock, moment, sizeMs, buckets, linkTo, NONE } from "./dom.js";
+import { h, fill, write, number, signed, against, milliseconds, clock, ago, moment, sizeMs, buckets, linkTo, NONE } from "./dom.js";
 import { get } from "./net.js";
 import { Fan, spark } from "./draw.js";
 import { spikeRows } from "./app.js";
@@ -21,11 +21,12 @@ export function overview(main) {
   const chart = h("div", { class: "chart" }), spikes = h("ul", { class: "spikes" }), alerts = h("ul", { class: "spikes" });
   const alertBox = h("section", { class: "panel", "aria-labelledby": "h-alerts", hidden: true }, h("h2", { id: "h-alerts" }, "Alerts"), alerts);
   const up = h("ul", { class: "movers" }), down = h("ul", { class: "movers" });
-  const choice = h("div", { class: "choice", role: "group", "aria-label": "Size of the buckets" }), window_ = h("p", { class: "soft" });
+  const choice = h("div", { class: "choice", role: "group", "aria-label": "Size of the buckets" }), window_ = h("p", { class: "soft small" });
   fill(main,
     h("h1", { class: "hidden" }, "Overview"),
     h("dl", { class: "cards" }, Object.values(cards).map((c) => c.node)),
-    h("section", { class: "panel", "aria-labelledby": "h-total" }, h("div", { class: "panel-head" }, h("h2", { id: "h-total" }, "All items, units"), choice), chart),
+    h("section", { class: "panel", "aria-labelledby": "h-total" }, h("div", { class: "panel-head" }, h("h2", { id: "h-total" }, "All items, units"), choice), chart,
+      h("div", { class: "legend" }, h("span", {}, h("i", { class: "key actual-key" }), "sold"), h("span", {}, h("i", { class: "key fan-key" }), "expected"))),
     h("div", { class: "columns" },
       h("section", { class: "panel", "aria-labelledby": "h-spikes" }, h("h2", { id: "h-spikes" }, "Spikes"), spikes), alertBox,
       h("section", { class: "panel", "aria-labelledby": "h-movers" }, h("h2", { id: "h-movers" }, "Where demand moves"), window_,
@@ -67,12 +68,13 @@ export function overview(main) {
     });
     write(window_, rising.window ? `The next ${buckets(rising.window, rising.bucket)} against the last.` : "No forecast yet.");
     const mover = (row) => h("li", {}, h("a", { class: "name", href: linkTo(row.item) }, row.item), spark(row.spark), h("span", { class: `numbers ${row.change >= 0 ? "rise" : "fall"}` }, signed(row.change)));
-    fill(up, rising.items.filter((row) => row.change > 0).map(mover));
-    fill(down, falling.items.filter((row) => row.change < 0).map(mover));
+    const movers = (rows) => (rows.length ? rows.map(mover) : h("li", { class: "soft plain" }, "None."));
+    fill(up, movers(rising.items.filter((row) => row.change > 0)));
+    fill(down, movers(falling.items.filter((row) => row.change < 0)));
     if (open.records.length) fill(spikes, spikeRows(open.records));
     else {
       const past = await get("/v1/spikes?state=all&limit=6");
-      fill(spikes, h("li", { class: "soft plain" }, past.records.length ? "None open. The last ones:" : "None so far."), spikeRows(past.records));
+      fill(spikes, h("li", { class: "soft plain" }, past.records.length ? "None open. The last ones:" : "None so far. An item stands here when it sells far more than was expected."), spikeRows(past.records));
     }
     alertBox.hidden = !told.records.length;
     fill(alerts, told.records.map((a) => h("li", { class: `spike ${a.severity}` }, h("span", { class: `badge ${a.severity ?? "warning"}` }, a.severity ?? "alert"), h("span", { class: "name" }, a.summary ?? a.alert), h("span", { class: "soft" }, a.updated_ms ? clock(a.updated_ms) : ""))));
@@ -90,19 +92,20 @@ export function overview(main) {
       write(cards.latency.value, milliseconds(engine?.latency_p50_ms));
       write(cards.latency.note, engine ? `1 % above ${milliseconds(engine.latency_p99_ms)}` : "engine’s metrics not configured");
       write(cards.sessions.value, number(now.live_sessions));
-      write(cards.sessions.note, "");
+      write(cards.sessions.note, `${number(now.likely_sessions)} likely to buy`);
       write(cards.spikes.value, number(now.spikes_open));
       write(cards.spikes.note, now.spikes_critical ? `${now.spikes_critical} critical` : "none critical");
       cards.spikes.node.dataset.tone = now.spikes_critical ? "critical" : now.spikes_open ? "warning" : "";
       write(cards.items.value, number(now.items));
       write(cards.items.note, now.alerts_open ? `${now.alerts_open} alerts` : now.buckets.length ? `by ${now.buckets.join(", ")}` : "");
       if (next) {
-        const hour = next.end_ms - next.start_ms === 3600000;
-        write(cards.next.node.firstChild, hour ? "Expected, next hour" : `Expected, ${clock(next.start_ms)} to ${next.end_ms - next.start_ms >= 86400000 ? moment(next.end_ms, 86400000) : clock(next.end_ms)}`);
+        const length = next.end_ms - next.start_ms, words = length === 3600000 ? "hour" : ago(length);
+        const begins = now.at_ms - next.start_ms < length / 4;  // else it says which time is meant: it may be nearly over
+        write(cards.next.node.firstChild, begins && length < 86400000 ? `Expected, next ${words}` : `Expected, ${length >= 86400000 ? moment(next.start_ms, 86400000) : `${clock(next.start_ms)} to ${clock(next.end_ms)}`}`);
         write(cards.next.value, number(next.expected));
-        write(cards.next.note, next.last_week !== null ? `${against(next.expected, next.last_week)} on last week (${number(next.last_week)})`
-          : next.yesterday !== null ? `${against(next.expected, next.yesterday)} on yesterday (${number(next.yesterday)})`
-          : next.hour_before !== null ? `${against(next.expected, next.hour_before)} on the time before (${number(next.hour_before)})` : "units; nothing to compare with yet");
+        write(cards.next.note, next.last_week !== null ? `${against(next.expected, next.last_week)} on last week’s ${number(next.last_week)}`
+          : next.yesterday !== null ? `${against(next.expected, next.yesterday)} on yesterday’s ${number(next.yesterday)}`
+          : next.hour_before !== null ? `${against(next.expected, next.hour_before)} on the ${words} before (${number(next.hour_before)})` : "units; nothing to compare with yet");
       }
       if (now.buckets.join() !== sizes && now.buckets.length) {
         sizes = now.buckets.join();

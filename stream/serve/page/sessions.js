@@ -10,7 +10,7 @@ export function sessions(main) {
   const choice = h("div", { class: "choice", role: "group", "aria-label": "Which sessions" },
     [["p_purchase", "likeliest to buy"], ["recent", "moving now"]].map(([key, text]) => h("button", { type: "button", "data-key": key, onclick: () => { chosen.sort = key; mark(); refresh(); } }, text)));
   fill(main, h("div", { class: "tools" }, h("h1", {}, "Sessions"), choice, live),
-    h("section", { class: "panel flush" }, h("table", { class: "sessions", "aria-label": "Sessions" }, h("thead", {}, h("tr", {}, [["Session", ""], ["Will buy", "n"], ["", "bar-cell"], ["Its way", "way-cell"], ["Cart", "n wide"], ["Events", "n wide"], ["Moved", "n"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))), list)));
+    h("section", { class: "panel flush" }, h("table", { class: "sessions", "aria-label": "Sessions" }, h("thead", {}, h("tr", {}, [["Session", ""], ["Will buy", "n"], ["", "bar-cell"], ["Trend", "way-cell"], ["Cart", "n wide"], ["Events", "n wide"], ["Moved", "n"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))), list)));
   let busy = false, again = false, closed = false, newest = 0, seen = null;
   const rows = new Map();
 
@@ -85,7 +85,8 @@ export function session(main, name) {
       const figure = (title, value, note = "") => h("div", {}, h("dt", {}, title), h("dd", { class: "value" }, value), h("dd", { class: "note" }, note));
       fill(figures, figure("Will buy", record.purchased ? "bought" : percent(record.p_purchase, 1), "before the session ends"), figure("Fills the cart", percent(record.p_cart, 1)), figure("Events", number(record.events)), figure("User", record.user ?? "not known"));
       write(state, [record.ended ? "Ended" : "Live", `last moved ${seconds(record.issued_at_ms)}`, record.bot ? "taken for a bot" : "", `by ${record.model_version}`].filter(Boolean).join(" · "));
-      fill(chart, way(way_ms, way_p_purchase, 640, 180, true));
+      fill(chart, h("div", { class: "way-side", "aria-hidden": "true" }, ["100 %", "50 %", "0 %"].map((text) => h("span", {}, text))), way(way_ms, way_p_purchase, 640, 180, true),
+        h("div", { class: "way-foot", "aria-hidden": "true" }, h("span", {}, seconds(way_ms[0])), h("span", {}, seconds(way_ms[way_ms.length - 1]))));
       fill(moves, way_ms.map((at, i) => h("tr", {}, h("th", { scope: "row" }, seconds(at)), h("td", { class: "n" }, percent(way_p_purchase[i], 1)))).reverse());
     } catch (error) {
       if (error instanceof Problem && error.status === 404 && !closed) missing.hidden = false;
