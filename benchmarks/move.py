@@ -23,8 +23,8 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from stream.bench.worker import open_vault
 from stream.bench.restore import Task, configuration, make
+from stream.bench.worker import open_vault
 from stream.engine.activity import VERSION, Block, Source, encode_block
 from stream.kafka.admin import Admin, Topic
 from stream.kafka.client import KafkaMember
