@@ -126,8 +126,6 @@ class Intent(msgspec.Struct, frozen=True):
     """How long after a session's end an order of it may still arrive."""
     next_items: int = 0
     """How many items that are likely to come next each record names."""
-    weights: str = ""
-    """A file of trained weights of the recurrent model; empty: it is drawn, and learns its heads alone."""
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -382,7 +380,7 @@ def _bucket(table: Table) -> Bucket:
 
 def _intent(root: Table) -> Intent:
     table = root.table(
-        "intent", ("session_gap", "publish", "publish_delta", "thresholds", "max_sessions", "label", "label_delay", "next_items", "weights")
+        "intent", ("session_gap", "publish", "publish_delta", "thresholds", "max_sessions", "label", "label_delay", "next_items")
     )
     usual = Intent()
     label = table.text("label", usual.label, allowed=("clickstream", "orders"))
@@ -395,7 +393,6 @@ def _intent(root: Table) -> Intent:
         label=label,
         label_delay_ms=table.duration("label_delay", 10 * MINUTE_MS if label == "orders" else 0),
         next_items=table.whole("next_items", usual.next_items, most=20),
-        weights=table.text("weights", usual.weights),
     )
 
 

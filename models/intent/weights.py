@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from models.intent.probes import HEADS, PRIORS, logit
 from models.protocol import Float32, Float64, Ints, State
 
+VERSION = "builtin-2"
+"""Of the weights that come with the package."""
 WIDTH = 32
 """Of the recurrent state."""
 INNER = 24
@@ -89,7 +91,7 @@ class IntentWeights:
         return cls(version=version, **values)
 
 
-def drawn(features: int, version: str = "builtin-2", bent: bool = False) -> IntentWeights:
+def drawn(features: int, version: str = VERSION, bent: bool = False) -> IntentWeights:
     """A body drawn from a seed, with heads that say the prior: what there is before any training.
 
     Args:

@@ -86,6 +86,9 @@ class Events:
         Args:
             chosen: bool[sessions].
         """
+        whole = np.zeros(len(chosen), np.bool_)  # of those whose beginning is forgotten nothing can be learnt
+        whole[self.session[self.position == 1]] = True
+        chosen = chosen & whole
         rows = np.flatnonzero(chosen[self.session])
         number = np.flatnonzero(chosen)
         begin = np.searchsorted(self.session[rows], np.append(number, len(chosen)))
@@ -104,8 +107,16 @@ class Recorder:
 
     name: ClassVar[str] = "recorder"
 
-    def __init__(self, scorer: IntentScorer) -> None:
+    def __init__(self, scorer: IntentScorer, most: int | None = None, names: bool = True) -> None:
+        """Watches.
+
+        Args:
+            scorer: to pass on to.
+            most: events that are kept, at most: the newest; None: all.
+            names: keep which items the engine would name as next, where it does.
+        """
         self.scorer = scorer
+        self.most, self.names, self.held = most, names, 0
         self.models = ["nowcart", *scorer.members]
         self.parts: list[dict[str, NDArray[Any]]] = []
         self.outcomes: list[tuple[Ints, Ints, Ints, Ints, NDArray[np.bool_]]] = []
@@ -160,6 +171,9 @@ class Recorder:
         time_ms = rows.time_ms[self.order]
         self.starts.append(time_ms[first])
         keep = np.flatnonzero(runs.position <= LONGEST)
+        self.held += len(keep)
+        while self.most is not None and self.parts and self.held - len(self.parts[0]["session"]) > self.most:
+            self.held -= len(self.parts.pop(0)["session"])
         members = 1 / (1 + np.exp(-np.clip(said[0][:, 0, :], -30, 30)))
         self.parts.append(
             {
@@ -180,7 +194,7 @@ class Recorder:
         """What the engine would name as next after these events; of those about an item."""
         assert self.book is not None and runs.item is not None and runs.category is not None
         found = np.zeros((len(keep), NAMED), np.int64)
-        if self.book.next_items is not None:
+        if self.names and self.book.next_items is not None:
             some = np.flatnonzero(runs.item[keep] != 0)
             assert self.book.shown is not None
             found[some] = self.book.next_items.rank(self.book.shown.cut(keep[some]), NAMED)[0]

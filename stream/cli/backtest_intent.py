@@ -57,7 +57,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--peers", metavar="A,B", default="logistic_regression,xgboost,lightgbm", help="compared; empty: none (default: all)"
     )
-    group.add_argument("--weights", metavar="FILE", type=Path, help="where the trained weights go, for [intent] weights")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +66,6 @@ def run(args: argparse.Namespace) -> int:
     from stream.backtest.intent_report import write_report
     from stream.backtest.intent_run import backtest
     from stream.config import load
-    from stream.runners.intent_weights import save_intent
     from stream.tables import UserError
 
     if (args.source is None) == (args.simulate is None):
@@ -101,9 +99,6 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         write_report(args.report, result)
         log.info("%s: the report", args.report)
-    if args.weights is not None and result.weights is not None:
-        save_intent(args.weights, result.weights)
-        log.info("%s: weights %s", args.weights, result.weights.version)
     return 0
 
 

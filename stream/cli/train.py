@@ -31,8 +31,9 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "train",
         run,
-        "train the forecasts' networks from history, write them as a version, and tell running engines to take it",
-        "nowcart train shop.toml\nnowcart train shop.toml --follow --interval 1d\nnowcart train shop.toml --announce demand-1d-20261128T0000-ab12cd\n"
+        "train the forecasts' networks, or the model of intent, from history, write them as a version, and tell running engines to take it",
+        "nowcart train shop.toml\nnowcart train shop.toml --intent\nnowcart train shop.toml --follow --interval 1d\n"
+        "nowcart train shop.toml --announce demand-1d-20261128T0000-ab12cd\n"
         "nowcart train shop.toml --history sales.parquet --item store,article --time day --target units --fill zero",
         graceful=True,
     )
@@ -53,7 +54,9 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--wandb", metavar="PROJECT", help="log to this project of Weights & Biases (needs the package wandb)")
     by_hand = parser.add_argument_group("by hand")
     by_hand.add_argument(
-        "--announce", metavar="VERSION", help="train nothing: let engines take this version, be it an older one; builtin-1: none at all"
+        "--announce",
+        metavar="VERSION",
+        help="train nothing: let engines take this version, be it an older one; builtin-1: none at all (of intent: builtin-2)",
     )
     by_hand.add_argument("--list", action="store_true", help="train nothing: list the versions in the store")
     going_on = parser.add_argument_group("going on")
@@ -64,6 +67,15 @@ def add(subparsers: Subparsers) -> None:
     )
     going_on.add_argument("--interval", metavar="TIME", default="1d", help="of event time between two trainings (default: 1d)")
     going_on.add_argument("--until-end", action="store_true", help="with --follow: stop at the topic's present end")
+    intent = parser.add_argument_group("purchase intent instead of demand")
+    intent.add_argument(
+        "--intent", action="store_true", help="train the recurrent model of sessions, on what the clickstream's topic still holds"
+    )
+    intent.add_argument(
+        "--source",
+        metavar="NAME=FILE",
+        help="or on a file: the clickstream's source and its messages, .csv, .tsv, .ndjson, .jsonl or .parquet, as they came",
+    )
     file = parser.add_argument_group("from a file instead of the activity topic (columns as for nowcart backtest)")
     file.add_argument("--history", metavar="FILE", type=Path, help="a row an item and time")
     file.add_argument("--item", metavar="A,B", type=names, help="columns that make an item's key")
@@ -92,6 +104,10 @@ def run(args: argparse.Namespace) -> int:
         return _list(config)
     if args.announce is not None:
         return _announce_by_hand(config, args.announce, args.size)
+    if args.intent:
+        return _train_intent(config, args)
+    if args.source is not None:
+        raise UserError("--source goes with --intent; got it without: add --intent, or name a history of demand with --history")
     if args.follow:
         return _follow(config, args)
     from stream.train.curves import Curves
@@ -122,6 +138,49 @@ def run(args: argparse.Namespace) -> int:
                 each.card.version,
             )
     _announce(config, announcements)
+    return 0
+
+
+_INTENT_EPOCHS = 8
+
+
+def _train_intent(config: Config, args: argparse.Namespace) -> int:
+    from stream.backtest.intent_record import clickstream_of
+    from stream.state.artefacts import open_artefacts
+    from stream.tables import UserError
+    from stream.train.intent import from_file, from_topic, train
+
+    for name in ("history", "follow", "size"):
+        if getattr(args, name):
+            raise UserError(f"--{name} is about demand; got it with --intent: leave one of them out")
+    name, _, file = (args.source or "").partition("=")
+    if args.source is not None and not file:
+        raise UserError(f"--source must be NAME=FILE: a source of the configuration, and its messages; got {args.source!r}")
+    source = clickstream_of(config, name or None)
+    if not args.dry_run:
+        _require_topic(config)
+    with progress_bar() as bar:
+        task = bar.add_task("reading", total=None)
+
+        def told(what: str, done: int, of: int) -> None:
+            bar.update(task, description=what, completed=done, total=of or None)
+
+        parts = from_topic(config, source, told) if args.source is None else [from_file(config, source, Path(file), told)]
+        where = source.topic if args.source is None else file
+        card, weights = train(config, where, parts, args.epochs or _INTENT_EPOCHS, args.seed, told)
+    held = card.metrics["network"]
+    print(
+        f"{card.version}: {card.data.items:,} sessions, {card.metrics['buyers']:,} buy; log loss of the newest {held['log_loss']:.4f} "
+        f"(of their base rate {held['base_rate_log_loss']:.4f})"
+    )
+    if held["log_loss"] >= held["base_rate_log_loss"]:
+        log.warning("%s says less of the newest sessions than their base rate: the other models will outweigh it", card.version)
+    if args.dry_run:
+        log.info("--dry-run: nothing was written")
+        return 0
+    announcement = open_artefacts(config).write(card, weights.arrays(), why="trained")
+    log.info("%s: %s bytes in %s", card.version, f"{card.bytes:,}", config.state.url)
+    _announce(config, [announcement])
     return 0
 
 
@@ -162,16 +221,20 @@ def _announce(config: Config, announcements: Sequence[Announcement]) -> None:
     _require_topic(config)
     announce(config, announcements)
     for each in announcements:
-        print(f"announced {each.version} for buckets of {each.size}")
+        print(f"announced {each.version} for {each.size if each.model == 'intent' else f'buckets of {each.size}'}")
 
 
 def _announce_by_hand(config: Config, version: str, sizes: Sequence[str]) -> int:
     from models.demand.forecaster import VERSION as BUILTIN
+    from models.intent.weights import VERSION as INTENT_BUILTIN
+    from stream.runners.weights import INTENT
     from stream.state.artefacts import Announcement, open_artefacts
 
     if version == BUILTIN:
         wanted = sizes or [bucket.size for bucket in config.demand.buckets]
         _announce(config, [Announcement(model="demand", version=BUILTIN, size=size, why="by hand") for size in wanted])
+    elif version == INTENT_BUILTIN:
+        _announce(config, [Announcement(model="intent", version=version, size=INTENT, why="by hand")])
     else:
         _announce(config, [open_artefacts(config).announcement(version, why="by hand")])
     return 0
@@ -184,6 +247,13 @@ def _list(config: Config) -> int:
     for version in artefacts.versions():
         try:
             card, _ = artefacts.read(version)
+            if card.model == "intent":
+                held = card.metrics.get("network", {})
+                print(
+                    f"{version}  sessions, {card.data.items:,} of them, log loss {_shown(held.get('log_loss'))} "
+                    f"(base rate {_shown(held.get('base_rate_log_loss'))})"
+                )
+                continue
             found = card.metrics.get("network", {}).get("wql"), card.metrics.get("untrained", {}).get("wql")
             print(
                 f"{version}  buckets of {card.size}, {card.data.examples:,} examples, WQL {_shown(found[0])} (without {_shown(found[1])})"

@@ -6,9 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from stream.collector import calm_collector
 from stream.config import Config, UserError
+from stream.engine.features import FEATURES
 from stream.kafka.admin import Admin
 from stream.kafka.client import KafkaMember
 from stream.kafka.log import Member, Partition, TopicMissing
@@ -19,7 +21,7 @@ from stream.runners.loop import Loop, LoopOptions
 from stream.runners.repartition import RepartitionStage
 from stream.runners.report import Report
 from stream.runners.stage import Stage
-from stream.runners.weights import Library, ModelReader
+from stream.runners.weights import IntentLibrary, Library, ModelReader, Shelf
 from stream.state.artefacts import open_artefacts
 from stream.topics import own_topics
 
@@ -76,7 +78,7 @@ class Engine:
         self.vault = vault
         self.upstream = upstream
         self.models = models
-        self._reader: ModelReader | None = None
+        self._readers: list[ModelReader] = []
         self.loops: dict[str, Loop] = {}
         self._failure: BaseException | None = None
         self._finished: dict[str, threading.Event] = {stage: threading.Event() for stage in self.stages}
@@ -118,8 +120,8 @@ class Engine:
             halt.set()
             for thread in threads:
                 thread.join()
-            if self._reader is not None:
-                self._reader.close()
+            for reader in self._readers:
+                reader.close()
         if self._failure is not None:
             raise self._failure
 
@@ -142,11 +144,17 @@ class Engine:
         if stage == "repartition":
             work = RepartitionStage(self.config, partitions, self.report)
         elif stage == "ingest":
-            work = IngestStage(self.config, partitions, self.report)
+            work = ingest = IngestStage(self.config, partitions, self.report)
+            if self.models and any(source.kind == "clickstream" for source in self.config.sources.values()):
+                intent = IntentLibrary(open_artefacts(self.config), FEATURES)
+                self._follow_models(intent)
+                ingest.room = intent
         else:
             work = forecast = ForecastStage(self.config, self.report)
             if self.models:
-                forecast.room = self._open_models(forecast)
+                library = Library(open_artefacts(self.config), [part.demand for part in forecast.spec.resolutions])
+                self._follow_models(library)
+                forecast.room = library
         before = {"ingest": "repartition", "forecast": "ingest"}.get(stage, "")
         done = self._finished.get(before, self.upstream if before else None)
         targets = self._ends_after(done, work.topics, partitions) if self.until_end and done is not None else None
@@ -162,12 +170,11 @@ class Engine:
             self.vault if stage != "repartition" else None,
         )
 
-    def _open_models(self, stage: ForecastStage) -> Library:
+    def _follow_models(self, library: Shelf[Any]) -> None:
         """Reads what has been announced; the rest comes while the stage runs."""
-        library = Library(open_artefacts(self.config), [part.demand for part in stage.spec.resolutions])
-        self._reader = ModelReader(self.config.kafka, self.config.output.topic("models"), library)
-        self._reader.start()
-        return library
+        reader = ModelReader(self.config.kafka, self.config.output.topic("models"), library)
+        self._readers.append(reader)
+        reader.start()
 
     def _ends_after(
         self, done: threading.Event, topics: Sequence[str], partitions: Mapping[str, int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from models.device import pick
 from models.intent.scorer import IntentScorer
+from models.intent.weights import VERSION as INTENT_BUILTIN
 from models.protocol import IntentSpec
-from stream.config import Config, Source
+from stream.config import Config, Source, UserError
 from stream.engine import activity
 from stream.engine.columns import Decoded, Rejected, Rows, join
 from stream.engine.ingest import Ingested, IngestShard, IngestSpec
@@ -24,9 +26,11 @@ from stream.engine.time import Zone
 from stream.kafka.log import Messages, Partition, Records
 from stream.mapping import Decoder
 from stream.records import HEADERS, dead_letter_headers, encode_intent, fit_dead_letter
-from stream.runners.intent_weights import load_intent
 from stream.runners.outcomes import NO_ORDERS, Orders, split_orders
 from stream.runners.stage import Shard, Step, Stopwatch
+from stream.runners.weights import INTENT, IntentRoom, Order, intent_weights_of
+
+logger = logging.getLogger("nowcart.ingest")
 
 GRAIN_MS = 15 * 60_000
 """Activity rows are never coarser: local days of every zone are sums of them."""
@@ -271,15 +275,41 @@ class IngestWork:
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         restore_ingest(self.engine, state)
+        scorer = self._scorer()
+        if scorer is not None and self.engine.book is not None:
+            self.engine.book.version = scorer.version
+
+    def _scorer(self) -> IntentScorer | None:
+        """Where there is a recurrent model that takes weights."""
+        model = None if self.engine.book is None else self.engine.book.model
+        return model if isinstance(model, IntentScorer) and model.recurrent is not None else None
 
     def news(self) -> str | None:
-        return None
+        scorer = self._scorer()
+        if self.stage.room is None or scorer is None:
+            return None
+        order = self.stage.room.order(INTENT)
+        return None if order is None or order.version == scorer.version else order.text
 
     def tell(self, text: str) -> None:
-        raise AssertionError(text)
+        scorer, order = self._scorer(), Order.read(text)
+        assert self.stage.room is not None
+        assert self.engine.book is not None
+        if scorer is None:  # torch fails here: the others go on alone
+            return
+        scorer.swap(intent_weights_of(order, self.stage.room))
+        self.engine.book.version = scorer.version
+        if not self.quiet:
+            logger.info("%s[%d]: takes %s for new sessions", *self.partition, order.version)
 
     def ready(self, texts: Sequence[str], state: Mapping[str, NDArray[Any]] | None = None) -> bool:
-        return True
+        needed = {Order.read(text).version for text in texts} - {INTENT_BUILTIN}  # a state brings its own
+        if needed and self.stage.room is None:
+            raise UserError(
+                f"{self.partition.topic}[{self.partition.partition}] has run with the models {', '.join(sorted(needed))}, so this process needs a "
+                "store that holds them: name it in [state] url"
+            )
+        return self.stage.room is None or self.stage.room.ready(needed)
 
     def greet(self) -> list[Records]:
         """The roster: which source partitions forecast has to wait for, in every activity partition before our first block."""
@@ -299,12 +329,13 @@ class IngestStage:
         config: the user's.
         partitions: how many partitions each source topic has.
         observer: is told what happens.
+        room: where trained weights come from; None: the engine runs without.
     """
 
     name = "ingest"
     merges = False
 
-    def __init__(self, config: Config, partitions: Mapping[str, int], observer: IngestObserver) -> None:
+    def __init__(self, config: Config, partitions: Mapping[str, int], observer: IngestObserver, room: IntentRoom | None = None) -> None:
         self.config = config
         self.partitions = partitions
         self.observer = observer
@@ -317,7 +348,7 @@ class IngestStage:
         prefix = config.output.prefix
         self.intent_topic, self.activity_topic, self.deadletter_topic = (f"{prefix}{name}" for name in ("intent", "activity", "deadletter"))
         self.agreement = agreement(config)
-        self.weights = load_intent(config.intent.weights, FEATURES) if config.intent.weights else None
+        self.room = room
         self.roster = [
             activity.Source(source.name, p)
             for source in config.sources.values()
@@ -331,6 +362,10 @@ class IngestStage:
 
     def open(self, partition: Partition) -> Shard:
         return IngestWork(partition, self.by_topic[partition.topic], self)
+
+    def scorer(self, spec: IntentSpec) -> IntentScorer:
+        """What a partition's sessions are scored with before anything was learnt."""
+        return IntentScorer(spec, pick(self.config.device.name))
 
     def engine(self, partition: Partition, source: Source) -> IngestShard:
         """A source partition's engine before its first row."""
@@ -349,7 +384,7 @@ class IngestStage:
         book = None
         if source.kind == "clickstream":
             spec_of_intent = IntentSpec(features=FEATURES)
-            scorer = IntentScorer(spec_of_intent, pick(self.config.device.name), self.weights)
+            scorer = self.scorer(spec_of_intent)
             self.stopwatch.watch("model", scorer, "score", "settle")
             self.observer.model("intent", scorer.version, self.config.device.name)
             session = SessionSpec(
@@ -378,7 +413,12 @@ class IngestStage:
             if work.engine.book is not None:
                 self.observer.evicted("session", work.engine.book.evicted)
                 work.engine.book.evicted = 0
-        errors = [scorer.calibration_error_ratio() for scorer in self.scorers(works)]
+        scorers = self.scorers(works)
+        versions = [scorer.version for scorer in scorers]
+        if versions:
+            newest = max(set(versions), key=versions.count)  # while new weights go through the partitions: what most of them use
+            self.observer.model("intent", newest, self.config.device.name)
+        errors = [scorer.calibration_error_ratio() for scorer in scorers]
         known = [error for error in errors if not np.isnan(error)]
         if known:
             self.observer.intent_calibration_error(float(np.mean(known)))

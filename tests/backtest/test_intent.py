@@ -58,7 +58,7 @@ horizon = 2
 
 def test_a_small_shop_from_its_messages_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "shop.toml").write_text(CONFIG, encoding="utf-8")
-    out, page, weights = tmp_path / "out.json", tmp_path / "out.html", tmp_path / "intent.safetensors"
+    out, page = tmp_path / "out.json", tmp_path / "out.html"
     arguments = [
         "backtest",
         "--intent",
@@ -68,7 +68,7 @@ def test_a_small_shop_from_its_messages_to_the_page(tmp_path: Path, capsys: pyte
         "--shop",
         "rate=3,conversion=0.2,daily_swing=0",
     ]
-    files = ["--json", str(out), "--report", str(page), "--weights", str(weights), "--epochs", "2", "--peers", "logistic_regression"]
+    files = ["--json", str(out), "--report", str(page), "--epochs", "2", "--peers", "logistic_regression"]
     assert main([*arguments, *files]) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     models = found["models"]
@@ -82,17 +82,6 @@ def test_a_small_shop_from_its_messages_to_the_page(tmp_path: Path, capsys: pyte
     assert named["nowcart"]["hit_rate"] > max(named["popular"]["hit_rate"], named["together"]["hit_rate"])
     assert "reliability" in page.read_text(encoding="utf-8")
     assert "oracle" in capsys.readouterr().out
-    # And the weights are what the engine takes.
-    text = CONFIG + f'[intent]\nweights = "{weights.as_posix()}"\n'
-    (tmp_path / "shop.toml").write_text(text, encoding="utf-8")
-    from stream.config import load
-    from stream.runners.ingest import IngestStage
-    from tests.runners.harness import Silent
-
-    config = load(tmp_path / "shop.toml")
-    stage = IngestStage(config, {"shop.events": 1}, Silent())
-    assert stage.weights is not None
-    assert stage.weights.version == "intent"
 
 
 @pytest.mark.parametrize(
