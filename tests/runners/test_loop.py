@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stream.config import UserError
+from stream.engine.activity import decode_block
 from stream.kafka.log import Partition
 from stream.kafka.memory import STEPS, Crash, MemoryMember
 from stream.runners.loop import Loop
@@ -167,3 +168,47 @@ def test_large_steps_are_published_in_slices_that_survive_crashes(seed: int, mon
     for topic in TOPICS:
         assert world.output(topic) == truth.output(topic), (topic, seed)
     assert cursors, "nothing was cut"
+
+
+def test_a_zombie_that_wakes_after_its_group_has_given_it_up_publishes_nothing_not_even_that_it_is_idle() -> None:
+    settings = config()
+    world = World(filled_log(messages(3, 60), 2, settings), settings, members=2, until_end=False)
+    ingest = [name for name in world.loops if name.startswith("ingest")]
+    for _ in range(400):
+        for name in ingest:
+            world.turn(name)
+    zombie, other = (world.loops[name] for name in ingest)
+    mine = [partition for partition in zombie.owned if zombie.owned[partition].shard.holds]
+    last = world.log.visible(mine[0])[-1]
+
+    def heard() -> None:
+        world.log.append(mine[0].topic, [last.value], keys=[last.key], partition=mine[0].partition)
+
+    heard()
+    for _ in range(5):
+        world.turn(ingest[0])
+    assert not zombie.owned[mine[0]].bookmark.idle
+    assert isinstance(zombie.member, MemoryMember)
+    world.log.evict(zombie.member)
+    for _ in range(50):
+        world.turn(ingest[1])
+    assert set(mine) <= set(other.owned)
+    heard()
+    for _ in range(20):
+        world.turn(ingest[1])
+    assert not other.owned[mine[0]].bookmark.idle
+    activity = [Partition("nowcart.activity", number) for number in range(2)]
+
+    def written() -> list[int]:
+        return [len(world.log.visible(partition)) for partition in activity]
+
+    before = written()
+    world.now += 3_600.0  # by its own clock all of its partitions have been silent for long
+    world.turn(ingest[0])
+    assert written() == before
+    for _ in range(20):
+        world.turn(ingest[0])
+        world.turn(ingest[1])
+        world.now += 10.0
+    later = [decode_block(entry.value or b"") for p, count in zip(activity, before, strict=True) for entry in world.log.visible(p)[count:]]
+    assert any(block.kind == "idle" for block in later)  # whoever owns them says so, in the end
