@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,17 @@ settings.register_profile("usual", max_examples=60, deadline=None, print_blob=Tr
 settings.register_profile("thorough", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("NOWCART_HYPOTHESIS", "usual"))
 
+_THRESHOLDS = gc.get_threshold()
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collector() -> Iterator[None]:
+    """Engines that run in this process tell the collector to rest; what they leave behind would add up to gigabytes."""
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*_THRESHOLDS)
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ Implemented by stream.runners.ingest and stream.runners.forecast; stream.runners
 from __future__ import annotations
 
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,13 +47,16 @@ class Stopwatch:
             methods: their names.
         """
         for name in methods:
-            setattr(whom, name, self._timed(part, getattr(whom, name)))
+            setattr(whom, name, self._timed(part, whom, getattr(type(whom), name)))
 
-    def _timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed(self, part: str, whom: object, function: Callable[..., Any]) -> Callable[..., Any]:
+        # An object that held itself would stay, with all of a lost partition's state, until the collector looks at old objects.
+        weak = weakref.ref(whom)
+
         def timed(*args: Any, **more: Any) -> Any:
             began = self.clock()
             try:
-                return call(*args, **more)
+                return function(weak(), *args, **more)
             finally:
                 self.add(part, began)
 
