@@ -64,7 +64,15 @@ def main(argument: str) -> None:
     upstream, done = threading.Event(), threading.Event()
     config = configuration(place.kafka, place.topic, place.snapshots)
     vault = None if place.snapshots is None else open_vault(config)
-    engine = Engine(config, report, (place.stage,), place.instance, until_end=True, upstream=upstream, vault=vault)
+    engine = Engine(
+        config,
+        report,
+        (place.stage,),
+        place.instance,
+        until_end=True,
+        upstream=upstream if place.stage == "forecast" else None,
+        vault=vault,
+    )
     cpu = 0.0
     print("loaded", flush=True)
     sys.stdin.readline()
