@@ -88,6 +88,14 @@ def test_cutting_changes_nothing(chunk_events: int | None, chunk_ms: int | None,
         assert set(chunk.sources["clicks"].rows["session"].tolist()) <= known
 
 
+def test_a_count_may_end_among_clicks_of_the_same_millisecond() -> None:
+    times = np.concatenate([c.sources["clicks"].arrival_ms for c in Shop(SMALL, rate=400.0).events(count=3_000)])
+    tie = int(np.flatnonzero(times[1:] == times[:-1])[0]) + 1
+    chunks = list(islice(Shop(SMALL, rate=400.0).events(count=tie, chunk_events=500), 1_000))
+    assert sum(len(c.sources["clicks"]) for c in chunks) == tie
+    assert len(chunks) < 100
+
+
 @pytest.mark.parametrize("count", [1, 777, 10_000])
 def test_a_count_is_met_exactly(count: int) -> None:
     got = list(Shop(SMALL).events(count=count, chunk_events=500))

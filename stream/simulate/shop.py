@@ -51,8 +51,8 @@ class Chunk:
             count: clickstream messages.
         """
         clicks = self.sources["clicks"]
-        if count >= len(clicks):
-            return self.split(self.end_ms)
+        if count >= len(clicks):  # all of it: what was cut at a click may end with others of the same millisecond
+            return self._split({name: len(m) for name, m in self.sources.items()}, self.end_ms)
         middle = int(clicks.arrival_ms[count])
         at = {name: int(np.searchsorted(m.arrival_ms, middle)) for name, m in self.sources.items()} | {"clicks": count}
         return self._split(at, middle)
