@@ -94,6 +94,16 @@ def halves(x: Float32) -> NDArray[np.float16]:
     return np.asarray(torch.from_numpy(np.clip(x, -60_000, 60_000)).to(torch.float16).numpy(), dtype=np.float16)
 
 
+def stable_order(values: Ints) -> Ints:
+    """int64[n], as np.argsort(values, kind="stable"), which is several times as quick where 16 bits hold all values.
+
+    Args:
+        values: int64[n], at least 0.
+    """
+    narrow = len(values) > 0 and values.max() < 1 << 16
+    return np.argsort(values.astype(np.uint16) if narrow else values, kind="stable")
+
+
 class SlotArrays:
     """Arrays whose last axis is the slot, growing together; a slot that is forgotten holds each array's fill value."""
 

@@ -128,9 +128,7 @@ class LogisticIntent:
         samples = self.probes.samples(slots, purchase_position, cart_position)
         risk = samples.at_risk.any(axis=0)
         if risk.any():
-            import pandas as pd
-
-            self._scaler.learn_many(pd.DataFrame(samples.features[risk].astype(np.float64), columns=self._columns))
+            self._learn_scales(samples.features[risk].astype(np.float64))
             self._read()
         for head, model in enumerate(self._models):
             rows = np.flatnonzero(samples.at_risk[head])
@@ -142,6 +140,17 @@ class LogisticIntent:
                 trust = min(1.0, (len(label) / 16.0) ** 0.5)
                 model.learn_rows(x[part], self._columns, label, trust)
         self._read()
+
+    def _learn_scales(self, x: Float64) -> None:
+        """As river's StandardScaler.learn_many, which wants a DataFrame: pandas would be imported in mid-stream, and cost as much as all the rest."""
+        scaler, fresh = self._scaler, len(x)
+        for column, mean, variance in zip(self._columns, x.mean(axis=0).tolist(), x.var(axis=0).tolist(), strict=True):
+            seen = scaler.counts[column]
+            a, b = seen / (seen + fresh), fresh / (seen + fresh)
+            before = scaler.means[column]
+            scaler.means[column] = a * before + b * mean
+            scaler.vars[column] = a * scaler.vars[column] + b * variance + a * b * (before - mean) ** 2
+            scaler.counts[column] = seen + fresh
 
     def _read(self) -> None:
         """Reads scaler and weights into arrays."""

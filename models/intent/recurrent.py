@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.exact import SlotArrays, products, put, solve, take
+from models.exact import SlotArrays, products, put, solve, stable_order, take
 from models.intent.probes import HEADS, Probes, Samples, sigmoid
 from models.intent.weights import CATEGORY_ROWS, EMBEDDED, INNER, ITEM_ROWS, WIDTH, IntentWeights, drawn, rows_of
 from models.protocol import Float32, Float64, IntentSpec, Ints, Scores, SessionRuns, State
@@ -219,7 +219,7 @@ class RecurrentIntent:
         begin = np.flatnonzero(np.concatenate([[True], runs.slot[1:] != runs.slot[:-1]]))
         length = np.diff(np.append(begin, n))
         # Longest sessions first: round k is then the first so many of them, a slice instead of an index.
-        order = np.argsort(-length, kind="stable")
+        order = stable_order(length.max() - length)
         begin, length = begin[order], length[order]
         slots = runs.slot[begin]
         session = np.repeat(np.arange(len(begin)), length)

@@ -231,7 +231,7 @@ def throughput(
     messages: int,
     progress: Progress,
     stop: threading.Event,
-    ingests: int = 2,
+    ingests: int = 1,
     snapshots: Snapshots | None = None,
 ) -> Throughput:
     """Runs the whole engine over the backlog, in processes of its own, after measuring the limit.

@@ -49,7 +49,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--rate", type=positive(float), default=20_000.0, help="events a second while latency is measured (default: 20000)")
     parser.add_argument("--latency-seconds", type=positive(float), default=20.0, help="how long latency is measured (default: 20)")
     parser.add_argument(
-        "--ingests", type=positive(int), default=2, metavar="N", help="processes of ingest, beside the one of forecast (default: 2)"
+        "--ingests", type=positive(int), default=1, metavar="N", help="processes of ingest, beside the one of forecast (default: 1)"
     )
     parser.add_argument(
         "--restore",

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from models.exact import stable_order
 from stream.engine.columns import MICRO, MISSING, Event, Ints, Rows
 from stream.engine.facts import (
     FactRows,
@@ -234,7 +235,8 @@ def segments_by_partition(
     base = int(grain[with_item].min())
     span = int(grain[with_item].max()) - base + 1
     key = items.number[with_item] * span + (grain[with_item] - base)
-    order = np.lexsort((rows.time_ms[with_item], key))  # stable: equal times stay in offset order
+    by_time = np.argsort(rows.time_ms[with_item], kind="stable")  # equal times stay in offset order
+    order = by_time[stable_order(key[by_time])]
     key, picked = key[order], with_item[order]
     start = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
     columns = {name: np.add.reduceat(values[picked], start) for name, values in sums.items()}

@@ -19,6 +19,7 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
+from models.exact import stable_order
 from models.protocol import IntentModel, SessionRuns
 from stream.engine.columns import Bools, Event, IntentColumns, Ints, Rows
 from stream.engine.features import FEATURES, QUICK_MS, ItemStanding, UserHistory, is_bot, log_prices, make_features
@@ -199,7 +200,7 @@ class SessionBook:
         group_of_row = np.fromiter(map(local.__getitem__, keys), np.int64, len(keys))
         known = np.fromiter(map(self.index.get, key_list, repeat(-1)), np.int64, len(key_list))
 
-        order = np.argsort(group_of_row, kind="stable")
+        order = stable_order(group_of_row)
         group, time = group_of_row[order], rows.time_ms[order]
         first_of_group = np.empty(len(order), np.bool_)
         first_of_group[0] = True
