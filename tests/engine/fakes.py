@@ -16,6 +16,7 @@ class CountingScorer:
     """P(purchase) climbs with the session's events and with what earlier sessions taught; exact in float32."""
 
     name: ClassVar[str] = "counting"
+    version = "counting"
 
     def __init__(self) -> None:
         self.settled: list[tuple[int, int]] = []

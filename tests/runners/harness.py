@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from models.demand.forecaster import DemandForecaster
 from stream.config import Config, parse
 from stream.engine.activity import Source as SourcePartition
-from stream.engine.ingest import IngestShard
-from stream.engine.sessions import SessionBook
 from stream.kafka.log import Partition, Position
 from stream.kafka.memory import Crash, Cut, Faults, MemoryLog, MemoryMember, everything, random_cuts
 from stream.runners.engine import stages_of
@@ -182,11 +180,8 @@ class _Slow(Future[Saved | None]):
 class LightIngest(IngestStage):
     """With a scorer that costs nothing, so that thousands of schedules fit into a test."""
 
-    def engine(self, partition: Partition, source: Any) -> IngestShard:
-        shard = super().engine(partition, source)
-        if shard.book is not None:
-            shard.book = SessionBook(shard.book.spec, CountingScorer(), "counting")
-        return shard
+    def scorer(self, spec: Any) -> Any:
+        return CountingScorer()
 
 
 def messages(seed: int, count: int = 300) -> dict[str, list[tuple[str, bytes]]]:
