@@ -60,6 +60,8 @@ def write_report(path: Path, result: Result) -> None:
         "<h2>Log loss by position</h2>",
         _html(_by_position(table), "position"),
         *(_table(table, place) for place in places if next(iter(table["models"].values()))[place]["n"]),
+        *_next_items(table),
+        *_paired(table),
         "<h2>Words</h2><dl>" + "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in _WORDS) + "</dl>",
     ]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Backtest of purchase intent</title><style>{_STYLE}</style>'
@@ -85,6 +87,36 @@ def _table(table: dict[str, Any], place: str) -> str:
     return f'<h2>{title}</h2><p class="soft">{about}</p><div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
+def _next_items(table: dict[str, Any]) -> list[str]:
+    """How often the next item was among those named, beside simpler ways of naming."""
+    named = table["next_items"]
+    if not named["n"]:
+        return []
+    told = {"nowcart": "nowcart", "popular": "what is seen most", "together": "what is seen in the same sessions"}
+    rows = "".join(
+        f"<tr><td>{escape(told[name])}</td><td>{found['hit_rate']:.1%}</td><td>{found['mrr']:.3f}</td></tr>"
+        for name, found in named["methods"].items()
+    )
+    return [
+        f'<h2>Next items</h2><p class="soft">Of {named["n"]:,} events that another item followed: was it among {named["named"]} named?</p>',
+        f'<div class="wide"><table><thead><tr><th></th><th>hit rate</th><th>mean reciprocal rank</th></tr></thead><tbody>{rows}</tbody></table></div>',
+    ]
+
+
+def _paired(table: dict[str, Any]) -> list[str]:
+    """How sure it is that nowcart is better."""
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{found['paired']['difference']:+.5f}</td><td>{found['paired']['low']:+.5f} to "
+        f"{found['paired']['high']:+.5f}</td></tr>"
+        for name, found in table["models"].items()
+        if "paired" in found
+    )
+    return [
+        '<h2>How sure is that?</h2><p class="soft">Log loss of nowcart less that of the other, overall; below 0: nowcart is better.</p>',
+        f'<div class="wide"><table><thead><tr><th></th><th>difference</th><th>95 %, sessions drawn anew</th></tr></thead><tbody>{rows}</tbody></table></div>',
+    ]
+
+
 def _html(figure: Any, name: str) -> str:
     from plotly.io import to_html
 
@@ -105,14 +137,19 @@ def _figure(x: str, y: str) -> Any:
 
 def _reliability(result: Result) -> Any:
     figure = _figure("said", "bought")
-    highest = 1e-3
+    lowest, highest = 1.0, 1e-3
+    for axis in (figure.update_xaxes, figure.update_yaxes):  # most sessions buy nothing: on even axes all points but one stand in a corner
+        axis(type="log", tickformat=".2~%", dtick="D2")
     for number, (name, (mass, said, bought)) in enumerate(result.diagrams.items()):
-        some = mass > 0
+        some = (mass > 0) & (said > 0) & (bought > 0)
+        if not some.any():
+            continue
+        lowest = min(lowest, float(said[some].min()), float(bought[some].min()))
         highest = max(highest, float(said[some].max()), float(bought[some].max()))
         shown = True if name in ("nowcart", "oracle") else "legendonly"
         colour = {"color": _PALETTE[number % len(_PALETTE)]}
         figure.add_scatter(x=said[some].tolist(), y=bought[some].tolist(), mode="lines+markers", name=name, visible=shown, line=colour)
-    figure.add_scatter(x=[0, highest], y=[0, highest], mode="lines", name="kept", line={"dash": "dot", "color": "#9ca3af"})
+    figure.add_scatter(x=[lowest, highest], y=[lowest, highest], mode="lines", name="kept", line={"dash": "dot", "color": "#9ca3af"})
     return figure
 
 

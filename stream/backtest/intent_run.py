@@ -171,7 +171,7 @@ def _summary(
         if name not in (MAIN, "oracle"):
             found["paired"] = paired(said[MAIN][rows], mine, label, weight, session)
         models[name] = found
-        diagrams[name] = reliability(mine, label, weight)
+        diagrams[name] = reliability(mine, label, np.ones(len(mine)))  # as the calibration error: every event alike
     robots = int((events.bot & (events.start_ms >= task.cuts[0])).sum())
     table = {
         "settings": {
