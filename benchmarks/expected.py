@@ -133,10 +133,17 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=4.0)
     parser.add_argument("--conversion", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=48, help="hours that are forecast, the last ones")
+    parser.add_argument(
+        "--past", default=",".join(PAST), help=f"which of {', '.join(PAST)} to compare; the first is compared with (default: all)"
+    )
     args = parser.parse_args()
+    wanted = args.past.split(",")
+    if not set(wanted) <= set(PAST):
+        parser.error(f"--past must be of {', '.join(PAST)}; got {args.past}")
     table = history(args.days, args.items, args.rate, args.conversion)
     joined: Backtest | None = None
-    for name, past in PAST.items():
+    for name in wanted:
+        past = PAST[name]
         layout = Layout(("item",), "hour", "units", frequency="h", past=past, fill="zero", seasons=(24,))
         data = read_table(table, layout, name).data
         rounds = cut_rounds(data, 1, args.rounds, 1, 0)
@@ -150,7 +157,7 @@ def main() -> int:
     assert joined is not None
     print_table(summary(joined))
     without = joined.outcomes[0]
-    print("\nWQL less that without, 95 %, clustered by item and hour (below 0: it helps)")
+    print(f"\nWQL less that of {without.name}, 95 %, clustered by item and hour (below 0: it helps)")
     for outcome in joined.outcomes[1:]:
         gap = compare(joined, outcome, without)
         if gap is not None:
