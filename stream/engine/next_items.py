@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from stream.engine.columns import Floats, Ints
 
 ITEM_CELLS, CATEGORY_CELLS = 1 << 15, 1 << 10
-_ITEM_WIDTH, _CATEGORY_WIDTH, _SHOP_WIDTH = 32, 32, 40
+_ITEM_WIDTH, _CATEGORY_WIDTH, _SHOP_WIDTH = 48, 48, 64
 _PRIOR = 60.0
 """Followers of an item that its category's are worth, and of a category that the whole shop's are."""
 _SECOND = 0.35
 """What the item before the last one says, of the whole."""
-_KEEP_AN_HOUR = 0.99
+_KEEP_AN_HOUR = 0.998
 
 State = dict[str, NDArray[np.generic]]
 
