@@ -35,18 +35,13 @@ from stream.engine.features import FEATURES
 from stream.engine.ingest import IngestShard, IngestSpec
 from stream.engine.sessions import SessionBook, SessionSpec
 from stream.engine.time import Zone
-from stream.mapping import Decoder
+from stream.mapping import Decoder, Piece
 from stream.runners.forecast import probes
 from stream.simulate.shop import Shop
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 _GRAIN_MS = 900_000
 PAST: dict[str, tuple[str, ...]] = {"without": (), "views": ("views",), "expected": ("expected",), "both": ("views", "expected")}
-
-
-class _Piece:
-    def __init__(self, first: int, stamps_ms: list[int], values: list[bytes | None]) -> None:
-        self.offsets, self.stamps_ms, self.values = list(range(first, first + len(values))), stamps_ms, values
 
 
 class _Hours:
@@ -116,7 +111,7 @@ def history(days: int, items: int, rate: float, conversion: float) -> pa.Table:
     hours, offset = _Hours(shop.spec.start_ms, days * 24), 0
     for chunk in shop.events(shop.spec.start_ms + days * DAY_MS, chunk_events=20_000):
         messages = chunk.sources["clicks"]
-        rows = decoder.decode(_Piece(offset, messages.arrival_ms.tolist(), list(messages.values))).rows
+        rows = decoder.decode(Piece(list(range(offset, offset + len(messages))), messages.arrival_ms.tolist(), list(messages.values))).rows
         offset += len(messages)
         for block in shard.step(rows).blocks[0]:
             hours.take(block)

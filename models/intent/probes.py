@@ -48,6 +48,14 @@ class Samples:
     row: Ints
     """int64[m], which of the given sessions."""
 
+    def cut(self, rows: Ints) -> Samples:
+        """Some of them.
+
+        Args:
+            rows: int64[k].
+        """
+        return Samples(self.features[rows], self.group[rows], self.label[:, rows], self.at_risk[:, rows], self.row[rows])
+
 
 class Probes:
     """Kept features by slot, float16."""

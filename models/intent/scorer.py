@@ -18,7 +18,7 @@ from models.intent.probes import HEADS, Probes, Samples, sigmoid
 from models.intent.recurrent import RecurrentIntent
 from models.intent.tree import TreeIntent
 from models.intent.weights import IntentWeights
-from models.protocol import Float64, IntentSpec, Ints, Scores, SessionRuns, State
+from models.protocol import Float32, Float64, IntentSpec, Ints, Scores, SessionRuns, State
 
 _LARGEST_LOSS = 12.0
 
@@ -123,29 +123,30 @@ class IntentScorer:
         error that the models have mended by themselves would be made twice.
         """
         samples = self._probes.samples(slots, purchase_position, cart_position)
+        x = self.logistic.probes.samples(slots, purchase_position, cart_position).features
+        inner = None if self.recurrent is None else self.recurrent.probes.samples(slots, purchase_position, cart_position)
         if len(samples.group):
             self._measure(samples)
-            self._weigh(samples, self._now(slots))
+            self._weigh(samples, self._now(slots, x, inner))
         self.tree.learn(self.logistic.probes, slots, purchase_position, cart_position)
         self.logistic.learn(slots, purchase_position, cart_position)
         if self.recurrent is not None:
             self.recurrent.learn(slots, purchase_position, cart_position)
         # What sessions on older weights are told says nothing about how the newest are to be calibrated.
         newest = np.ones(len(slots), np.bool_) if self.recurrent is None else self.recurrent.on_newest(slots)
-        samples = self._probes.samples(slots[newest], purchase_position[newest], cart_position[newest])
-        if len(samples.group):
-            self._calibrate(samples, self._now(slots[newest]))
+        mine = np.flatnonzero(newest[samples.row])
+        if len(mine):
+            self._calibrate(samples.cut(mine), self._now(slots, x, inner)[:, :, mine])
         self.forget(slots)
         if self.recurrent is not None:
             self.recurrent.tidy()
 
-    def _now(self, slots: Ints) -> Float64:
-        """float64[heads, members, m], probabilities that the models give to what is kept of these sessions, as they are now."""
-        never = np.zeros(len(slots), np.int64)
-        x = self.logistic.probes.samples(slots, never, never).features
+    def _now(self, slots: Ints, x: Float32, inner: Samples | None) -> Float64:
+        """float64[heads, members, m], probabilities that the models, as they are now, give to what is kept of these sessions: of the counters x,
+        and of the heads' features."""
         said = [self.logistic.say(x), self.tree.say(x)]
-        if self.recurrent is not None:
-            said += self.recurrent.say(slots, self.recurrent.probes.samples(slots, never, never))
+        if self.recurrent is not None and inner is not None:
+            said += self.recurrent.say(slots, inner)
         return np.ascontiguousarray(sigmoid(np.stack(said)).transpose(1, 0, 2))
 
     def _measure(self, samples: Samples) -> None:

@@ -23,7 +23,7 @@ from stream.engine.features import FEATURES
 from stream.engine.ingest import IngestShard, IngestSpec
 from stream.engine.sessions import SessionBook, SessionSpec
 from stream.engine.time import MINUTE_MS, Zone
-from stream.mapping import Decoder
+from stream.mapping import Decoder, Piece
 
 POSITIONS = (1, 2, 3, 5, 10)
 LONGEST = 50
@@ -34,15 +34,6 @@ NAMED = 20
 _PIECE = 500
 
 Floats32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Consecutive messages of the clickstream, as they stand in the log."""
-
-    values: list[bytes | None]
-    offsets: list[int]
-    stamps_ms: list[int]
 
 
 @dataclass(slots=True)
@@ -80,15 +71,15 @@ class Events:
         """float64[events], 1 where the session bought later."""
         return (self.purchase_position[self.session] > self.position).astype(np.float64)
 
-    def sessions(self, chosen: NDArray[np.bool_]) -> Sessions:
-        """Some sessions, as training wants them.
-
-        Args:
-            chosen: bool[sessions].
-        """
-        whole = np.zeros(len(chosen), np.bool_)  # of those whose beginning is forgotten nothing can be learnt
+    def learnable(self) -> NDArray[np.bool_]:
+        """bool[sessions], those that have an outcome, are no robots', and whose beginning has not been forgotten."""
+        whole = np.zeros(len(self.settled), np.bool_)
         whole[self.session[self.position == 1]] = True
-        chosen = chosen & whole
+        return np.asarray(self.settled & ~self.bot & whole, dtype=np.bool_)
+
+    def sessions(self) -> Sessions:
+        """The learnable sessions, as training wants them."""
+        chosen = self.learnable()
         rows = np.flatnonzero(chosen[self.session])
         number = np.flatnonzero(chosen)
         begin = np.searchsorted(self.session[rows], np.append(number, len(chosen)))
@@ -347,5 +338,5 @@ def pieces_of(values: Iterator[list[bytes]]) -> Iterator[Piece]:
     for part in values:
         for at in range(0, len(part), _PIECE):
             some = part[at : at + _PIECE]
-            yield Piece(list(some), list(range(offset, offset + len(some))), [-1] * len(some))
+            yield Piece(list(range(offset, offset + len(some))), [-1] * len(some), list(some))
             offset += len(some)

@@ -13,11 +13,12 @@ from models.intent.weights import IntentWeights
 from models.train.intent import Training, fit_intent
 from stream.backtest.intent_next import next_items
 from stream.backtest.intent_peers import PEERS
-from stream.backtest.intent_record import POSITIONS, Counts, Events, Piece, Recorder, replay
+from stream.backtest.intent_record import POSITIONS, Counts, Events, Recorder, replay
 from stream.backtest.intent_scores import paired, reliability, scores
 from stream.config import Config, Source
 from stream.engine.features import OPTIONAL_COLUMNS
 from stream.engine.time import DAY_MS, Zone
+from stream.mapping import Piece
 from stream.tables import UserError
 
 MOST_ROWS = 300_000
@@ -96,7 +97,7 @@ def backtest(
         if number and not task.refit:
             return
         events = recorder.events()
-        sessions = events.sessions(events.settled & ~events.bot)
+        sessions = events.sessions()
         try:
             fitted.append(
                 fit_intent(

@@ -20,7 +20,7 @@ from stream.engine.features import FEATURES
 from stream.engine.ingest import IngestShard, IngestSpec
 from stream.engine.sessions import SessionBook, SessionSpec
 from stream.engine.time import Zone
-from stream.mapping import Decoder
+from stream.mapping import Decoder, Piece
 from stream.simulate.shop import Shop
 from stream.simulate.spec import benchmark_spec
 
@@ -77,15 +77,10 @@ def _batches(config: Config, seed: int, events: int) -> list[Rows]:
     decoder, batches, offset = Decoder(config.sources["clicks"], config.time, Zone(config.time.zone)), [], 0
     for chunk in Shop(benchmark_spec(seed=seed + 1, rate=_RATE)).events(count=events, chunk_events=_BATCH):
         messages = chunk.sources["clicks"]
-        piece = _Log(list(range(offset, offset + len(messages))), messages.arrival_ms.tolist(), list(messages.values))
+        piece = Piece(list(range(offset, offset + len(messages))), messages.arrival_ms.tolist(), list(messages.values))
         batches.append(decoder.decode(piece).rows)
         offset += len(messages)
     return batches
-
-
-class _Log:
-    def __init__(self, offsets: list[int], stamps_ms: list[int], values: list[bytes | None]) -> None:
-        self.offsets, self.stamps_ms, self.values = offsets, stamps_ms, values
 
 
 def _run(config: Config, batches: list[Rows]) -> dict[str, float]:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stream.backtest.intent_record import Piece
     from stream.backtest.intent_run import Oracle, Task
     from stream.config import Config, Source
+    from stream.mapping import Piece
 
 log = logging.getLogger("nowcart.backtest")
 
@@ -149,7 +149,7 @@ def _shop(args: argparse.Namespace, config: Config) -> tuple[Iterator[Piece], ND
     import numpy as np
 
     from stream.backtest.intent_oracle import oracle
-    from stream.backtest.intent_record import Piece
+    from stream.mapping import Piece
     from stream.simulate import Shop
     from stream.tables import UserError
 
@@ -177,7 +177,7 @@ def _shop(args: argparse.Namespace, config: Config) -> tuple[Iterator[Piece], ND
         for chunk in shop.events(count=args.simulate, chunk_events=20_000):
             messages = chunk.sources["clicks"]
             clicks.append(messages.rows)
-            yield Piece(list(messages.values), list(range(offset, offset + len(messages))), messages.arrival_ms.tolist())
+            yield Piece(list(range(offset, offset + len(messages))), messages.arrival_ms.tolist(), list(messages.values))
             offset += len(messages)
 
     times = np.linspace(start_ms, start_ms + span_ms, 1_000).astype(np.int64)

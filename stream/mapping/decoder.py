@@ -76,7 +76,7 @@ class Decoder:
         if len(offsets) <= _AT_ONCE:
             return _Batch(self, messages).decoded()
         parts = [
-            _Batch(self, _Part(offsets[at : at + _AT_ONCE], stamps_ms[at : at + _AT_ONCE], values[at : at + _AT_ONCE])).decoded()
+            _Batch(self, Piece(offsets[at : at + _AT_ONCE], stamps_ms[at : at + _AT_ONCE], values[at : at + _AT_ONCE])).decoded()
             for at in range(0, len(offsets), _AT_ONCE)
         ]
         counts: Counter[str] = Counter()
@@ -87,8 +87,8 @@ class Decoder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """Some messages of a batch."""
+class Piece:
+    """Some messages of a partition, as they stand in its log."""
 
     offsets: list[int]
     stamps_ms: list[int]

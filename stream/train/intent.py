@@ -135,15 +135,8 @@ def joined(parts: list[Events]) -> tuple[Sessions, int, int]:
     Args:
         parts: of each partition.
     """
-    each = []
-    starts = []
-    for events in parts:
-        chosen = events.settled & ~events.bot
-        whole = np.zeros(len(chosen), np.bool_)
-        whole[events.session[events.position == 1]] = True
-        each.append(events.sessions(chosen))
-        starts.append(events.start_ms[chosen & whole])
-    order = np.argsort(np.concatenate(starts), kind="stable")
+    each = [events.sessions() for events in parts]
+    order = np.argsort(np.concatenate([events.start_ms[events.learnable()] for events in parts]), kind="stable")
     length = np.concatenate([np.diff(one.begin) for one in each])
     offset = np.concatenate([[0], np.cumsum(length)])[:-1]
     begin = np.concatenate([[0], np.cumsum(length[order])])
