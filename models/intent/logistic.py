@@ -84,7 +84,7 @@ class LogisticIntent:
         Args:
             runs: events.
         """
-        self.probes.keep(runs, runs.x)
+        self.probes.keep(runs.slot, runs.position, runs.x)
         return self.say(runs.x)
 
     def say(self, x: Float32) -> Float64:

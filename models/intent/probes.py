@@ -76,17 +76,18 @@ class Probes:
         self._group: Ints = np.full(positions[-1] + 2, -1, np.int64)
         self._group[self.positions] = np.arange(len(positions))
 
-    def keep(self, runs: SessionRuns, features: Float32) -> None:
+    def keep(self, slot: Ints, position: Ints, features: Float32) -> None:
         """Keeps the features of rows that stand at a probe position.
 
         Args:
-            runs: the rows.
+            slot: int64[n].
+            position: int64[n], from 1 up.
             features: float32[n, width].
         """
-        rows, group = self.standing(runs.position)
-        at = runs.slot[rows]
+        rows, group = self.standing(position)
+        at = slot[rows]
         kept = self.slots.rows("kept")
-        kept[runs.slot[runs.position == 1]] = False
+        kept[slot[position == 1]] = False
         kept[at, group] = True
         self.slots.rows("features")[at, group] = halves(features[rows])
 

@@ -42,21 +42,20 @@ class _Body:
         rows = max(float(trained[:, -1, -1].max()) * 30.0, 1.0)
         self.curvature: Float64 = trained * min(1.0, _MOST_TRAINING / rows)
         self.features = len(weights.mean)
-        mean, scale = torch.from_numpy(weights.mean).to(device), torch.from_numpy(weights.scale).to(device)
-        into, bias = torch.from_numpy(weights.into).to(device), torch.from_numpy(weights.into_bias).to(device)
+        # A gate is (1 + tanh(x / 2)) / 2: one function bends gates and candidates, in place and in one go. Half of a float is exact.
+        gates = np.where(np.arange(2 * WIDTH + INNER) < WIDTH, np.float32(0.5), np.float32(1))
+        into, bias = torch.from_numpy(weights.into * gates).to(device), torch.from_numpy(weights.into_bias * gates).to(device)
         out = torch.from_numpy(weights.out).to(device)
-        features = self.features
 
         def enter(rows: torch.Tensor) -> torch.Tensor:
-            x = torch.clamp((rows[:, :features] - mean) * scale, -_FARTHEST, _FARTHEST)
-            made = torch.addmm(bias, torch.cat([x, rows[:, features:]], dim=1), into)
-            z = torch.sigmoid(made[:, :WIDTH])
-            return torch.cat([1 - z, z * torch.tanh(made[:, WIDTH : 2 * WIDTH]), made[:, 2 * WIDTH :]], dim=1)
+            made = torch.addmm(bias, rows, into)
+            made[:, : 2 * WIDTH].tanh_()
+            return made
 
         def leave(rows: torch.Tensor) -> torch.Tensor:
-            return torch.tanh(torch.addmm(rows[:, WIDTH:], rows[:, :WIDTH], out))
+            return torch.addmm(rows[:, WIDTH:], rows[:, :WIDTH], out).tanh_()
 
-        self.enter = Tiles(enter, features + 2 * EMBEDDED, 2 * WIDTH + INNER, device, graph=True)
+        self.enter = Tiles(enter, self.features + 2 * EMBEDDED, 2 * WIDTH + INNER, device, graph=True)
         self.leave = Tiles(leave, WIDTH + INNER, INNER, device, graph=True)
 
     def prove(self) -> None:
@@ -66,7 +65,8 @@ class _Body:
     def inputs(self, runs: SessionRuns, rows: Ints) -> Float32:
         """float32[rows, features + 2 EMBEDDED]."""
         x = np.empty((len(rows), self.features + 2 * EMBEDDED), np.float32)
-        x[:, : self.features] = runs.x[rows]
+        seen = (runs.x[rows] - self.weights.mean) * self.weights.scale
+        np.clip(seen, -_FARTHEST, _FARTHEST, out=x[:, : self.features])
         item = None if runs.item is None else runs.item[rows]
         category = None if runs.category is None else runs.category[rows]
         x[:, self.features : -EMBEDDED] = self.weights.item[rows_of(item, ITEM_ROWS, len(rows))]
@@ -149,8 +149,7 @@ class RecurrentIntent:
             body = self._bodies[number]
             part = runs if len(mine) == n else _only(runs, mine)
             inner, place = self._advance(part, body)
-            ordered = SessionRuns(part.slot[place], part.position[place], part.x)  # x is not looked at
-            self.probes.keep(ordered, inner)
+            self.probes.keep(part.slot[place], part.position[place], inner)
             frozen[:, mine[place]], adapted[:, mine[place]] = _told(body, inner)
         return frozen, adapted
 
@@ -230,8 +229,11 @@ class RecurrentIntent:
         place = np.empty(n, dtype=np.int64)
         place[offset[k] + session] = row
         made = body.enter(body.inputs(runs, place))
-        keep = np.ascontiguousarray(made[:, :WIDTH])
+        half = made[:, :WIDTH] * np.float32(0.5)
+        keep = np.float32(0.5) - half
         states = np.ascontiguousarray(made[:, WIDTH:])  # what is added, then the state; and what goes past
+        half += np.float32(0.5)
+        states[:, :WIDTH] *= half
         of_slot = self._slots.rows("h")
         h = np.asarray(of_slot[slots], dtype=np.float32)
         h[runs.position[begin] == 1] = 0

@@ -113,7 +113,7 @@ class IntentScorer:
     def _keep(self, runs: SessionRuns, done: Float64) -> None:
         rows, _ = self._probes.standing(runs.position)
         told = np.log(done[:, rows] / (1 - done[:, rows])).T
-        self._probes.keep(SessionRuns(runs.slot[rows], runs.position[rows], runs.x[rows]), np.ascontiguousarray(told, dtype=np.float32))
+        self._probes.keep(runs.slot[rows], runs.position[rows], np.ascontiguousarray(told, dtype=np.float32))
 
     def settle(self, slots: Ints, purchase_position: Ints, cart_position: Ints) -> None:
         """Scores what was predicted of these sessions while they lived, learns from them, forgets them.

@@ -206,7 +206,7 @@ class TreeIntent:
 
     def score(self, runs: SessionRuns) -> Scores:
         """Probabilities of each row; keeps features at the probe positions."""
-        self.probes.keep(runs, runs.x)
+        self.probes.keep(runs.slot, runs.position, runs.x)
         p = sigmoid(self.say(runs.x)).astype(np.float32)
         return Scores(p[0], p[1])
 

@@ -64,13 +64,23 @@ class Latencies(Report):
         return {"p50": round(float(p50), 1), "p99": round(float(p99), 1)}
 
 
+class Processes(msgspec.Struct, frozen=True, kw_only=True):
+    """How many share a stage; each a divisor of the partitions."""
+
+    ingest: int = 1
+    forecast: int = 1
+
+
 class Throughput(msgspec.Struct, frozen=True, kw_only=True):
     """What a backlog cost."""
 
     messages: int
     limit_seconds: float
     seconds: float
-    cpu_seconds: float
+    ingest_seconds: float
+    """Until all was ingested; what is left is forecast."""
+    cpu_seconds: dict[str, float]
+    """By stage, of all its processes, their clients' threads and all; the broker apart."""
     step_seconds: dict[str, dict[str, float]]
     """Stage -> step -> seconds."""
     records: dict[str, int]
@@ -203,17 +213,21 @@ class _Worker:
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
-    def told(self, at: Callable[[int], None] = lambda _: None) -> Told:
-        """Waits for its end.
+    def done(self, at: Callable[[int], None] = lambda _: None) -> None:
+        """Waits until it has done its work.
 
         Args:
             at: told how many events are done.
         """
         while (line := self.line("")).startswith("at "):
             at(int(line[3:]))
-        if not line.startswith("{"):
+        if line != "done":
             raise LogError(f"the benchmark's {self.stage} process ended early; what it said stands above")
-        return msgspec.json.decode(line, type=Told)
+
+    def told(self) -> Told:
+        """Lets it leave; what it did."""
+        self.tell("leave")
+        return msgspec.json.decode(self.line("{"), type=Told)
 
     def close(self) -> None:
         """Ends it, if it has not ended."""
@@ -231,12 +245,12 @@ def throughput(
     messages: int,
     progress: Progress,
     stop: threading.Event,
-    ingests: int = 1,
+    processes: Processes = Processes(),
     snapshots: Snapshots | None = None,
 ) -> Throughput:
     """Runs the whole engine over the backlog, in processes of its own, after measuring the limit.
 
-    Time runs from the first process of ingest being ready (imports and joining the group are no part of it) until the last forecast is committed.
+    Time runs from all processes having joined their groups, with nothing read yet, until the last forecast is committed.
 
     Args:
         config: the run's.
@@ -244,59 +258,67 @@ def throughput(
         messages: in the sources' topics.
         progress: told how far it is.
         stop: set from outside.
-        ingests: processes of ingest, beside the one of forecast.
+        processes: how many of each stage.
         snapshots: as in the configuration; None: none are taken.
 
     Raises:
         LogError: a process failed.
     """
     alone = limit(config, messages)
-    forecast = _Worker(Place(config.kafka, topic, "forecast", "0", snapshots))
-    ingest = [_Worker(Place(config.kafka, topic, "ingest", str(number), snapshots)) for number in range(ingests)]
-    counts = [0] * ingests
 
-    def follow(number: int) -> Told:
+    def start(stage: str, members: int) -> list[_Worker]:
+        return [_Worker(Place(config.kafka, topic, stage, str(number), members, snapshots)) for number in range(members)]
+
+    forecast, ingest = start("forecast", processes.forecast), start("ingest", processes.ingest)
+    workers = [*forecast, *ingest]
+    counts = [0] * len(ingest)
+
+    def follow(number: int) -> None:
         def at(count: int) -> None:
             counts[number] = count
             progress("engine", min(messages, sum(counts)), messages)
             if stop.is_set():
-                for worker in (forecast, *ingest):
+                for worker in workers:
                     worker.process.kill()
 
-        return ingest[number].told(at)
+        ingest[number].done(at)
 
     try:
-        for worker in (forecast, *ingest):
-            worker.line("loaded")
-        forecast.tell("go")
-        forecast.line("ready")
-        for worker in ingest:
-            worker.tell("go")
-        began = min(float(worker.line("ready").split()[1]) for worker in ingest)
-        with ThreadPoolExecutor(ingests) as pool:
-            done = list(pool.map(follow, range(ingests)))
-        forecast.tell("ingest is done")
-        last = forecast.told()
-        seconds = time.time() - began
+        for awaited in ("loaded", "ready"):
+            for worker in workers:
+                worker.line(awaited)
+            began = time.perf_counter()
+            for worker in workers:
+                worker.tell("go")
+        with ThreadPoolExecutor(len(ingest)) as pool:
+            list(pool.map(follow, range(len(ingest))))
+        ingested = time.perf_counter() - began
+        for worker in forecast:
+            worker.tell("ingest is done")
+        for worker in forecast:
+            worker.done()
+        seconds = time.perf_counter() - began
+        told = {"ingest": [worker.told() for worker in ingest], "forecast": [worker.told() for worker in forecast]}
     finally:
-        for worker in (forecast, *ingest):
+        for worker in workers:
             worker.close()
-    steps: dict[str, dict[str, float]] = {"forecast": last.step_seconds, "ingest": {}}
-    for each in done:
-        for step, took in each.step_seconds.items():  # the mean of the processes
-            steps["ingest"][step] = steps["ingest"].get(step, 0.0) + took / ingests
+    steps: dict[str, dict[str, float]] = {}
     records: Counter[str] = Counter()
-    for each in (*done, last):
-        records.update(each.records)
+    for stage, each in told.items():
+        steps[stage] = {step: sum(one.step_seconds.get(step, 0.0) for one in each) / len(each) for step in each[0].step_seconds}
+        for one in each:
+            records.update(one.records)
+    everyone = [one for each in told.values() for one in each]
     return Throughput(
         messages=messages,
         limit_seconds=alone,
         seconds=seconds,
-        cpu_seconds=sum(each.cpu_seconds for each in (*done, last)),
+        ingest_seconds=ingested,
+        cpu_seconds={stage: sum(one.cpu_seconds for one in each) for stage, each in told.items()},
         step_seconds=steps,
         records={name.removeprefix(config.output.prefix): count for name, count in records.items()},
-        commits=sum(each.commits for each in (*done, last)),
-        peak_memory_bytes=sum(each.peak_memory_bytes for each in (*done, last)),
+        commits=sum(one.commits for one in everyone),
+        peak_memory_bytes=sum(one.peak_memory_bytes for one in everyone),
         broker_memory_bytes=broker_memory(),
         ticks=ticks(config),
     )

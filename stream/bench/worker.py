@@ -2,9 +2,10 @@
 
     python -m stream.bench.worker '{"kafka": …, "topic": …, "stage": "forecast"}'
 
-Says `loaded` on stdout and waits for a line on stdin; then says `ready` and the time once it works on its partitions. A forecast stage ends
-when another line comes in (ingest is done) and all activity is forecast, an ingest stage at the ends of its partitions; then it says what it did
-as one JSON object.
+Says `loaded` on stdout and waits for a line on stdin; joins its group, says `ready` once it has its share of the partitions, and reads
+nothing before the next line, so that processes that share a stage begin together. A forecast stage is done when another line has come in
+(ingest is done) and all activity is forecast, an ingest stage at the ends of its partitions; then it says `done`, waits for one more line,
+leaves, and says what it did as one JSON object. While it works it says `at` and how many events are done.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 import msgspec
 
-from stream.bench.shop import Snapshots, configuration
+from stream.bench.shop import PARTITIONS, Snapshots, configuration
 from stream.config import Config
+from stream.kafka.client import KafkaMember
+from stream.kafka.log import Fetched, Listener, Partition, Start
 from stream.metrics import Metrics
 from stream.runners.engine import Engine
 from stream.runners.report import Report
@@ -31,6 +35,8 @@ class Place(msgspec.Struct, frozen=True):
     topic: str
     stage: str
     instance: str = "0"
+    members: int = 1
+    """Processes that share the stage."""
     snapshots: Snapshots | None = None
 
 
@@ -42,6 +48,74 @@ class Told(msgspec.Struct, frozen=True):
     step_seconds: dict[str, float]
     cpu_seconds: float
     peak_memory_bytes: int
+
+
+class Gate:
+    """A listener before another: partitions that are given rest until it is opened, and nobody leaves before all are done.
+
+    Whoever left before the others would hand them its partitions, to be read again from their beginning.
+
+    Args:
+        listener: the loop's.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.resting: dict[Partition, int] = {}
+        self.open = threading.Event()
+        self.done = threading.Event()
+        self.leave = threading.Event()
+
+    def assigned(self, partitions: list[Partition]) -> dict[Partition, Start]:
+        starts = self.listener.assigned(partitions)
+        if self.open.is_set():
+            return starts
+        self.resting |= {partition: start.offset for partition, start in starts.items() if not start.waits}
+        return {partition: Start(start.offset, waits=True) for partition, start in starts.items()}
+
+    def revoked(self, partitions: list[Partition]) -> None:
+        self.listener.revoked(partitions)
+        for partition in partitions:
+            self.resting.pop(partition, None)
+
+    def lost(self, partitions: list[Partition]) -> None:
+        self.listener.lost(partitions)
+        for partition in partitions:
+            self.resting.pop(partition, None)
+
+
+class _Member(KafkaMember):
+    """Reads nothing before its gate is open."""
+
+    gate: Gate | None = None
+
+    def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
+        self.gate = Gate(listener)
+        super().subscribe(topics, self.gate)
+
+    def fetch(self, max_messages: int, timeout_s: float) -> Fetched:
+        gate = self.gate
+        if gate is not None and gate.resting and gate.open.is_set():
+            resting, gate.resting = gate.resting, {}
+            self.resume_at(resting)
+        return super().fetch(max_messages, timeout_s)
+
+    def close(self) -> None:
+        if self.gate is not None:
+            self.gate.done.set()
+            self.gate.leave.wait(60)
+        super().close()
+
+
+class _Engine(Engine):
+    """An engine whose members have gates."""
+
+    member_type = _Member
+
+    @property
+    def gates(self) -> list[Gate]:
+        """Of the stages that run."""
+        return [loop.member.gate for loop in self.loops.values() if isinstance(loop.member, _Member) and loop.member.gate is not None]
 
 
 def open_vault(config: Config) -> StoreVault:
@@ -64,7 +138,7 @@ def main(argument: str) -> None:
     upstream, done = threading.Event(), threading.Event()
     config = configuration(place.kafka, place.topic, place.snapshots)
     vault = None if place.snapshots is None else open_vault(config)
-    engine = Engine(
+    engine = _Engine(
         config,
         report,
         (place.stage,),
@@ -77,19 +151,27 @@ def main(argument: str) -> None:
     print("loaded", flush=True)
     sys.stdin.readline()
 
+    share = PARTITIONS * (len(config.sources) if place.stage == "ingest" else 1) // place.members
+
     def talk() -> None:
         nonlocal cpu
-        while not engine.ready()[0]:
+        while not engine.gates or len(engine.gates[0].resting) != share:
             if done.wait(0.005):
                 return
+        gate = engine.gates[0]
+        print("ready", flush=True)
+        sys.stdin.readline()
         cpu = time.process_time()
-        print(f"ready {time.time()}", flush=True)
+        gate.open.set()
         if place.stage == "forecast":
             sys.stdin.readline()
             upstream.set()
-        else:
-            while not done.wait(0.5):
-                print(f"at {report.total_events()}", flush=True)
+        while not gate.done.wait(0.5) and not done.is_set():
+            print(f"at {report.total_events()}", flush=True)
+        cpu = time.process_time() - cpu
+        print("done", flush=True)
+        sys.stdin.readline()
+        gate.leave.set()
 
     talker = threading.Thread(target=talk, name="talk", daemon=True)
     talker.start()
@@ -97,13 +179,12 @@ def main(argument: str) -> None:
         engine.run(threading.Event())
     finally:
         done.set()
-    if place.stage == "ingest":
-        talker.join()
+    talker.join()
     told = Told(
         dict(report.records),
         sum(report.commits.values()),
         {step: took for (_, step), took in report.seconds.items()},
-        time.process_time() - cpu,
+        cpu,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
     print(msgspec.json.encode(told).decode(), flush=True)

@@ -48,9 +48,10 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--events", type=positive(int), default=1_000_000, help="clickstream events of the backlog (default: 1000000)")
     parser.add_argument("--rate", type=positive(float), default=20_000.0, help="events a second while latency is measured (default: 20000)")
     parser.add_argument("--latency-seconds", type=positive(float), default=20.0, help="how long latency is measured (default: 20)")
-    parser.add_argument(
-        "--ingests", type=positive(int), default=1, metavar="N", help="processes of ingest, beside the one of forecast (default: 1)"
-    )
+    for stage, number in (("ingest", 2), ("forecast", 1)):
+        parser.add_argument(
+            f"--{stage}s", type=int, choices=(1, 2, 4), default=number, help=f"processes that share {stage} (default: {number})"
+        )
     parser.add_argument(
         "--restore",
         action="store_true",
@@ -136,7 +137,7 @@ def _measure(args: argparse.Namespace, servers: str) -> dict[str, Any]:
     if args.stop.is_set():
         return {}
     results = _results(args, sent, result, waits)
-    _print(results, sent, result)
+    _print(args, results, sent, result)
     return results
 
 
@@ -198,7 +199,7 @@ def _backlog(
     snapshots: Snapshots | None,
 ) -> tuple[Throughput | None, Sent]:
     """Sends a backlog and takes it; None where it was stopped."""
-    from stream.bench.measure import clean, prepare, sending, throughput
+    from stream.bench.measure import Processes, clean, prepare, sending, throughput
     from stream.bench.shop import Task
 
     config = prepare(kafka, topic, snapshots)
@@ -208,7 +209,8 @@ def _backlog(
             sent = wait()
         if args.stop.is_set():
             return None, sent
-        result = throughput(config, topic, sum(sent.messages.values()), show, args.stop, args.ingests, snapshots)
+        processes = Processes(ingest=args.ingests, forecast=args.forecasts)
+        result = throughput(config, topic, sum(sent.messages.values()), show, args.stop, processes, snapshots)
     finally:
         clean(config)
     return None if args.stop.is_set() else result, sent
@@ -275,7 +277,7 @@ def _results(args: argparse.Namespace, sent: Sent, result: Throughput, waits: di
     }
 
 
-def _print(results: dict[str, Any], sent: Sent, result: Throughput) -> None:
+def _print(args: argparse.Namespace, results: dict[str, Any], sent: Sent, result: Throughput) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -287,8 +289,10 @@ def _print(results: dict[str, Any], sent: Sent, result: Throughput) -> None:
     table.add_row("backlog", f"{shop}; {sent.sessions:,} sessions, 10,000 items, 4 partitions")
     table.add_row(
         "throughput, all in",
-        f"[bold]{results['events_per_second']:,} events/s[/bold] ({result.seconds:.1f} s, {result.cpu_seconds:.1f} s of processor)",
+        f"[bold]{results['events_per_second']:,} events/s[/bold] ({result.seconds:.1f} s, ingest done after {result.ingest_seconds:.1f} s)",
     )
+    spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.cpu_seconds.items())
+    table.add_row("processor time", f"{spent} ({args.ingests} and {args.forecasts} processes; the broker apart)")
     table.add_row("limit: consume and decode", f"{results['limit_events_per_second']:,} events/s")
     table.add_row("buckets closed", ticks)
     table.add_row("records, exactly once", f"{records}; {result.commits:,} transactions")

@@ -25,6 +25,7 @@ LONGEST_ID = 1_024
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NUMBERS = re.compile(r"[0-9+\-.eE]*")
+_NUMBERS_AND_NONE = frozenset({int, float, type(None)})
 _FALSE = frozenset({"", "0", "false", "f", "no", "n", "off", "none", "null"})
 
 
@@ -85,6 +86,18 @@ def read_micro(values: list[Any], field: str, faults: Faults, required: bool) ->
     micro = np.full(len(values), MISSING, dtype=np.int64)
     if not values:
         return micro
+    kinds = set(map(type, values))
+    if len(kinds) > 1 and kinds <= _NUMBERS_AND_NONE and not required:  # most events carry no price: one pass, no lists by type
+        try:
+            numbers = np.array(values, dtype=np.float64)  # None becomes NaN, which no JSON number is
+        except OverflowError:
+            pass
+        else:
+            there = np.flatnonzero(numbers == numbers)
+            read, fine = _fixed(numbers[there], _Picked(values, there))
+            if fine.all():
+                micro[there] = read
+                return micro
     for kind, rows, part in by_type(values):
         if kind is type(None) and not required:
             continue  # most events carry no price: no call for each of them
@@ -107,6 +120,19 @@ def read_micro(values: list[Any], field: str, faults: Faults, required: bool) ->
         for index in np.flatnonzero(~fine).tolist():
             _note_number(values[numbered[index]], numbered[index], field, faults, required)
     return micro
+
+
+class _Picked(Sequence[Any]):
+    """Some of a list's values, taken out when looked at."""
+
+    def __init__(self, values: list[Any], rows: Ints) -> None:
+        self._values, self._rows = values, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._values[self._rows[place]]
 
 
 def _bounded(values: list[int]) -> list[int] | Ints:

@@ -57,6 +57,9 @@ class Engine:
         models: follow what is announced on the topic of models.
     """
 
+    member_type: type[KafkaMember] = KafkaMember
+    """What reads and commits for a stage."""
+
     def __init__(
         self,
         config: Config,
@@ -197,7 +200,7 @@ class Engine:
             raise UserError(f'[kafka] partition.assignment.strategy must be "range" or "cooperative-sticky"; got "{assignment}"')
         prefix = self.config.output.prefix
         name = f"{prefix}{stage}-{self.instance}"
-        return KafkaMember(properties, f"{prefix}{stage}", name, name, assignment)  # type: ignore[arg-type]
+        return self.member_type(properties, f"{prefix}{stage}", name, name, assignment)  # type: ignore[arg-type]
 
     def _check_topics(self) -> Mapping[str, int]:
         """Every topic must be there, with partitions that fit."""
