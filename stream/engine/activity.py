@@ -263,9 +263,12 @@ class Moved:
     """What the expected purchases of some items have moved by while the watermark was in one epoch."""
 
     epoch: int
-    items: list[str]
+    names: list[str]
+    """Of items, by their number; the same list for all that share numbers."""
+    item: Ints
+    """int64[n], numbers."""
     change: Ints
-    """int64[items], micro-units."""
+    """int64[n], micro-units."""
 
 
 def expected_by_partition(moved: Sequence[Moved], partitions: int) -> list[list[Segment]]:
@@ -277,7 +280,7 @@ def expected_by_partition(moved: Sequence[Moved], partitions: int) -> list[list[
     """
     result: list[list[Segment]] = [[] for _ in range(partitions)]
     for epoch in sorted({m.epoch for m in moved}):
-        items, change = _summed([(m.items, m.change) for m in moved if m.epoch == epoch])
+        items, change = _summed(_by_name([m for m in moved if m.epoch == epoch]))
         home = np.array(list(map(zlib.crc32, map(str.encode, items))), dtype=np.int64) % partitions
         for p in range(partitions):
             mine = np.flatnonzero((home == p) & (change != 0))
@@ -286,6 +289,22 @@ def expected_by_partition(moved: Sequence[Moved], partitions: int) -> list[list[
                 told = Expected([items[i] for i in part.tolist()], change[part].astype("<i8").tobytes())
                 result[p].append(Segment(epoch, [], {}, expected=told))
     return result
+
+
+def _by_name(moved: Sequence[Moved]) -> list[tuple[list[str], Ints]]:
+    """Sums in numbers as far as these go, before any name is looked at."""
+    shared: dict[int, list[Moved]] = {}
+    for one in moved:
+        shared.setdefault(id(one.names), []).append(one)
+    parts = []
+    for group in shared.values():
+        item, place = np.unique(np.concatenate([one.item for one in group]), return_inverse=True)
+        total = np.zeros(len(item), np.int64)
+        np.add.at(total, place, np.concatenate([one.change for one in group]))
+        left = np.flatnonzero(total)
+        names = group[0].names
+        parts.append(([names[i] for i in item[left].tolist()], total[left]))
+    return parts
 
 
 def read_expected(expected: Expected) -> Ints:

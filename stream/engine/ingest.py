@@ -267,11 +267,10 @@ class IngestShard:
 
 
 def _note(moved: list[Moved], book: SessionBook, epoch: int, change: tuple[Ints, Ints] | None) -> None:
-    """Keeps what expected purchases have moved by, with the items' names: their numbers may be others by the next tick."""
+    """Keeps what expected purchases have moved by, with the list of names that the numbers are of: by the next tick it may be another."""
     if change is not None and len(change[0]):
         assert book.interest is not None
-        names = book.interest.names
-        moved.append(Moved(epoch, [names[i] for i in change[0].tolist()], change[1]))
+        moved.append(Moved(epoch, book.interest.names, *change))
 
 
 def _stretches(numbers: Ints) -> list[tuple[int, int]]:
