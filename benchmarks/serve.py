@@ -36,7 +36,7 @@ from stream.kafka.admin import Admin, Topic
 from stream.kafka.embedded import EmbeddedBroker
 from stream.simulate import TOPICS
 from stream.simulate.mapping import sources
-from stream.tables import ConfigError
+from stream.tables import ConfigError, as_toml
 from stream.topics import own_topics
 
 METRICS, SERVE = 19_464, 19_465
@@ -69,17 +69,6 @@ port = {serve}
 metrics_port = 0
 engine_metrics = "http://127.0.0.1:{metrics}/metrics"
 """
-
-
-def toml_sources() -> str:
-    """[sources] of the simulated shop."""
-
-    def write(table: dict[str, Any], name: str) -> str:
-        plain = "".join(f"{json.dumps(key)} = {json.dumps(value)}\n" for key, value in table.items() if not isinstance(value, dict))
-        inner = "".join(write(value, f"{name}.{json.dumps(key)}") for key, value in table.items() if isinstance(value, dict))
-        return f"[{name}]\n{plain}{inner}"
-
-    return "".join(write(table, f"sources.{name}") for name, table in sources("bench").items())
 
 
 def said(name: str, **labels: str) -> float:
@@ -273,7 +262,9 @@ def main() -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         broker = stack.enter_context(EmbeddedBroker())
         kafka = kin(os.getpid())[1]
-        text = _CONFIG.format(servers=broker.bootstrap_servers, folder=folder, metrics=METRICS, serve=SERVE) + toml_sources()
+        text = as_toml({"sources": sources("bench")}) + _CONFIG.format(
+            servers=broker.bootstrap_servers, folder=folder, metrics=METRICS, serve=SERVE
+        )
         file = Path(folder) / "bench.toml"
         file.write_text(text, encoding="utf-8")
         try:

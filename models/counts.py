@@ -14,6 +14,8 @@ from __future__ import annotations
 import models.device  # noqa: F401  (before torch)
 
 # isort: split
+from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 
 import numpy as np
@@ -77,6 +79,17 @@ class Counts:
         self._shift_row = self._hurdle_row + len(hurdle)
         table = np.concatenate([small, gamma, hurdle, shift[None, :]])
         self._table = torch.from_numpy(np.ascontiguousarray(table, dtype=np.float32))
+
+    def some(self, places: Sequence[int]) -> Counts:
+        """The tables of some of the levels, without building them again.
+
+        Args:
+            places: of the levels, ascending.
+        """
+        part = copy(self)
+        part.levels = tuple(self.levels[place] for place in places)
+        part._table = self._table[:, list(places)].contiguous()
+        return part
 
     def mix(self, means: Float32, dispersions: Float32, weights: Float32, whole: Bools) -> Float32:
         """Averages quantile functions of several distributions: float32[cells, levels], not yet rounded, clipped or put in order.
@@ -236,10 +249,11 @@ def _whole_table(means: Float64, a: float, p: Float64) -> Float64:
         mass[:, 1:] = ratio
         np.cumprod(mass, axis=1, out=mass)
         reached = np.cumsum(mass, axis=1)
-        rows = np.arange(len(m))
-        for level, value in enumerate(p):
-            at = np.minimum((reached < value).sum(axis=1), count)
-            out[start : start + 32, level] = at - (reached[rows, at] - value) / mass[rows, at]
+        # One search for all rows and levels: row r's values lie between 2r and 2r + 1.
+        rows = np.arange(len(m))[:, None]
+        at = np.searchsorted((reached + 2 * rows).reshape(-1), (p + 2 * rows).reshape(-1)).reshape(len(m), len(p))
+        at = np.clip(at - rows * (count + 1), 0, count)
+        out[start : start + 32] = at - (reached[rows, at] - p) / mass[rows, at]
     return out
 
 

@@ -1,4 +1,4 @@
-"""Reads a TOML file's tables key by key, and says by its full name which key is wrong, what is allowed and what comes near.
+"""Writes TOML, and reads a TOML file's tables key by key: says by its full name which key is wrong, what is allowed and what comes near.
 
 Nothing here knows what a key means; stream.config does.
 
@@ -9,6 +9,7 @@ Nothing here knows what a key means; stream.config does.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -222,3 +223,20 @@ def shown(value: Any) -> str:
     if isinstance(value, (list, dict)):
         return _KINDS[type(value)]
     return str(value)
+
+
+def as_toml(values: Mapping[str, Any]) -> str:
+    """Nested values as a configuration file, an inline table a key: JSON's strings, numbers and arrays are TOML's too.
+
+    Args:
+        values: tables and values, none of them None.
+    """
+
+    def inline(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "{" + ", ".join(f"{json.dumps(key)} = {inline(inner)}" for key, inner in value.items()) + "}"
+        if isinstance(value, (list, tuple)):
+            return "[" + ", ".join(map(inline, value)) + "]"
+        return json.dumps(value)
+
+    return "".join(f"{key} = {inline(value)}\n" for key, value in values.items())

@@ -25,6 +25,7 @@ from stream.kafka.sender import Sender
 from stream.metrics import Metrics
 from stream.runners.engine import Engine
 from stream.runners.report import Report
+from stream.tables import as_toml
 from stream.topics import own_topics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,7 +95,7 @@ class Shop:
         """The same as a file."""
         self.config(run, **kafka)
         path = self.folder / f"{run}.toml"
-        path.write_text(toml(self.values(run, **kafka)), encoding="utf-8")
+        path.write_text(as_toml(self.values(run, **kafka)), encoding="utf-8")
         return path
 
     def send(
@@ -103,19 +104,6 @@ class Shop:
         """Sends messages of any size."""
         with Sender({"bootstrap.servers": self.broker, "message.max.bytes": 12 << 20}) as sender:
             sender.send(topic, values, keys, partitions)
-
-
-def toml(values: dict[str, Any]) -> str:
-    """Nested values as one inline table a key: JSON's strings, numbers and arrays are TOML's too."""
-
-    def inline(value: Any) -> str:
-        if isinstance(value, dict):
-            return "{" + ", ".join(f"{json.dumps(key)} = {inline(inner)}" for key, inner in value.items()) + "}"
-        if isinstance(value, (list, tuple)):
-            return "[" + ", ".join(map(inline, value)) + "]"
-        return json.dumps(value)
-
-    return "".join(f"{key} = {inline(value)}\n" for key, value in values.items())
 
 
 def run_to_end(config: Config, instance: str = "0") -> Report:

@@ -118,7 +118,7 @@ class DemandForecaster:
         # The mean is that of the mixture's quantile function, where its levels say enough; else the experts'. (That of the calibrated one
         # is 5 to 10 % worse: the correction of the highest level is the least certain.)
         self._tells_mean = len(spec.levels) >= 5 and spec.levels[0] <= 0.1 and spec.levels[-1] >= 0.9
-        self._compared_counts = counts(tuple(spec.levels[place] for place in self._compared))
+        self._compared_counts = self._counts.some(self._compared)
 
     @property
     def version(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.exact import SlotArrays, halves
-from models.protocol import Float32, Ints, SessionRuns
+from models.protocol import Float32, Ints
 
 HEADS = ("purchase", "cart")
 PRIORS = (0.03, 0.08)

@@ -245,7 +245,7 @@ def throughput(
     messages: int,
     progress: Progress,
     stop: threading.Event,
-    processes: Processes = Processes(),
+    processes: Processes,
     snapshots: Snapshots | None = None,
 ) -> Throughput:
     """Runs the whole engine over the backlog, in processes of its own, after measuring the limit.

@@ -24,6 +24,7 @@ from stream.kafka.client import KafkaMember
 from stream.kafka.log import Fetched, Listener, Partition, Start
 from stream.metrics import Metrics
 from stream.runners.engine import Engine
+from stream.runners.joining import open_members
 from stream.runners.report import Report
 from stream.runners.vault import StoreVault
 
@@ -107,17 +108,6 @@ class _Member(KafkaMember):
         super().close()
 
 
-class _Engine(Engine):
-    """An engine whose members have gates."""
-
-    member_type = _Member
-
-    @property
-    def gates(self) -> list[Gate]:
-        """Of the stages that run."""
-        return [loop.member.gate for loop in self.loops.values() if isinstance(loop.member, _Member) and loop.member.gate is not None]
-
-
 def open_vault(config: Config) -> StoreVault:
     """The snapshots of a run, of which nobody is told anything.
 
@@ -138,7 +128,10 @@ def main(argument: str) -> None:
     upstream, done = threading.Event(), threading.Event()
     config = configuration(place.kafka, place.topic, place.snapshots)
     vault = None if place.snapshots is None else open_vault(config)
-    engine = _Engine(
+    joining = open_members(config, (place.stage,), place.instance, _Member)
+    member = joining.members[place.stage]
+    assert isinstance(member, _Member)
+    engine = Engine(
         config,
         report,
         (place.stage,),
@@ -146,6 +139,7 @@ def main(argument: str) -> None:
         until_end=True,
         upstream=upstream if place.stage == "forecast" else None,
         vault=vault,
+        joining=joining,
     )
     cpu = 0.0
     print("loaded", flush=True)
@@ -155,10 +149,9 @@ def main(argument: str) -> None:
 
     def talk() -> None:
         nonlocal cpu
-        while not engine.gates or len(engine.gates[0].resting) != share:
+        while (gate := member.gate) is None or len(gate.resting) != share:
             if done.wait(0.005):
                 return
-        gate = engine.gates[0]
         print("ready", flush=True)
         sys.stdin.readline()
         cpu = time.process_time()

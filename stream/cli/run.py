@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from contextlib import ExitStack, closing
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from stream.cli.frame import Subparsers, add_command, add_config, progress_bar
@@ -63,27 +64,35 @@ def run(args: argparse.Namespace) -> int:
     from stream.config import load
     from stream.kafka.embedded import EmbeddedBroker
     from stream.kafka.log import Fenced
-    from stream.metrics import Metrics, serve
-    from stream.runners.engine import Engine, stages_of
-    from stream.runners.report import Report
-    from stream.runners.vault import StoreVault
+    from stream.runners.joining import open_members, stages_of
 
+    loading = threading.Thread(target=import_module, args=("stream.runners.engine",), name="load")
+    loading.start()  # torch alone takes a second: meanwhile Kafka is asked
     config = load(args.config)
-    stages = stages_of(config, args.stage)
     with ExitStack() as stack:
         if args.embedded:
             broker = stack.enter_context(EmbeddedBroker())
             config = msgspec.structs.replace(config, kafka={"bootstrap.servers": broker.bootstrap_servers})
             _create_topics(config)
             print(f"Kafka listens on {broker.bootstrap_servers}", flush=True)
-        elif "ingest" in stages:
+        elif args.stage != "forecast":
             _require_whole_sessions(config)
+        stages = stages_of(config, args.stage)
+        joining = open_members(config, stages, args.instance)
+        loading.join()
+        from stream.metrics import Metrics, serve
+        from stream.runners.engine import Engine
+        from stream.runners.report import Report
+        from stream.runners.vault import StoreVault
+
         report = Report(Metrics())
         restoring = stack.enter_context(Restoring())
         vault = None
         if not args.embedded:  # what an embedded broker holds is gone with it, so its state is worth nothing afterwards
             vault = stack.enter_context(closing(StoreVault(config, report.metrics.snapshot_taken, report.metrics.snapshot_age)))
-        engine = Engine(config, report, stages, args.instance, args.until_end, restoring.told, vault, models=not args.embedded)
+        engine = Engine(
+            config, report, stages, args.instance, args.until_end, restoring.told, vault, models=not args.embedded, joining=joining
+        )
         port = config.metrics.port if args.metrics_port is None else args.metrics_port
         if port:
             endpoint = stack.enter_context(serve(report.metrics, config.metrics.host, port, engine.health, engine.ready))

@@ -27,8 +27,9 @@ Assignment = Literal["range", "cooperative-sticky", "kip848"]
 REQUEST_TIMEOUT_S = 10.0
 COMMITTED_TIMEOUT_S = 30.0
 """Longer than a dead member's open transaction can hide committed offsets."""
-WAKE_S = 0.2
-"""How long a resume waits for the answer that wakes the client."""
+WAKE_S = 0.005
+"""How long a resume waits for the answer to the request that wakes the client. Sending it is what wakes; the answer stands behind a fetch
+that may take a tenth of a second."""
 PROBE_EVERY_S = 1.0
 HOLD = 2 * CHUNK
 """Messages kept for a paused partition before librdkafka is told to stop."""
@@ -81,6 +82,8 @@ class KafkaMember:
         """What was held for a partition that goes on: the next fetch begins with it."""
         self._held_ends: dict[Partition, int] = {}
         self._told_ends: dict[Partition, int] = {}
+        self._readers: list[Any] = []
+        """Of ranges of partitions, with nothing to do now."""
         self._touched: set[Partition] = set()
         """Given or taken since the running fetch began."""
         self._said_down = False
@@ -200,6 +203,13 @@ class KafkaMember:
             self._answered()
         return spans
 
+    def known_end(self, partition: Partition) -> int | None:
+        place = TopicPartition(partition.topic, partition.partition)
+        with suppress(KafkaException):
+            _, end = self._consumer.get_watermark_offsets(place, cached=True)
+            return int(end) if end >= 0 else None
+        return None
+
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Position | None]:
         wanted = [TopicPartition(p.topic, p.partition) for p in partitions]
         doing = f"asking for the committed offsets of group '{self._group}'"
@@ -241,7 +251,11 @@ class KafkaMember:
         self._stale = False
 
     def read(self, partition: Partition, start: int, stop: int, max_messages: int = 10_000) -> Iterator[Messages]:
-        return reader.read(self._properties, partition, start, stop, max_messages)
+        return reader.read(self._properties, partition, start, stop, max_messages, self._readers)
+
+    def read_enough(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
 
     def close(self) -> None:
         try:
@@ -256,6 +270,7 @@ class KafkaMember:
         finally:
             self._listener = None
             self._next.clear()
+            self.read_enough()
             self._transactions.close()
 
     def _on_assign(self, consumer: Any, given: list[Any]) -> None:

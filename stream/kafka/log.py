@@ -166,7 +166,10 @@ class Member(Protocol):
         """How many partitions each topic has. Raises TopicMissing, Unreachable, AccessDenied."""
 
     def spans(self, partitions: Sequence[Partition]) -> dict[Partition, Span]:
-        """Asked of the broker now, not cached. Raises Unreachable."""
+        """Asked of the broker now, behind whatever it waits for on the same connection: up to a tenth of a second. Raises Unreachable."""
+
+    def known_end(self, partition: Partition) -> int | None:
+        """Where a partition that is owned ends, as the newest fetch told; asks nobody. None: not known."""
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Position | None]:
         """The group's committed positions, of any partitions, owned or not. Waits for pending transactions to end. Raises Unreachable."""
@@ -181,6 +184,9 @@ class Member(Protocol):
 
     def read(self, partition: Partition, start: int, stop: int, max_messages: int = 10_000) -> Iterator[Messages]:
         """The committed messages with offsets in [start, stop), by a reader outside the group. Raises OffsetGone."""
+
+    def read_enough(self) -> None:
+        """Lets go of what reading took: nothing will be read for a while."""
 
     def close(self) -> None:
         """Leaves the group and closes the producer."""

@@ -195,6 +195,9 @@ class MemoryMember:
     def spans(self, partitions: Sequence[Partition]) -> dict[Partition, Span]:
         return {p: Span(self.log.at(p).start, self.log.at(p).stable) for p in partitions}
 
+    def known_end(self, partition: Partition) -> int | None:
+        return self.log.at(partition).stable
+
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Position | None]:
         wanted = set(partitions)
         for name, transaction in list(self.log.transactions.items()):
@@ -249,6 +252,8 @@ class MemoryMember:
             take = max(1, self._cut({partition: len(entries)}, max_messages).get(partition, 0))
             yield _columns(partition, entries[:take])
             entries = entries[take:]
+
+    def read_enough(self) -> None: ...
 
     def close(self) -> None:
         group = self.log.group(self.group)

@@ -110,7 +110,9 @@ def span_of(consumer: Consumer, partition: Partition, properties: Mapping[str, A
     return int(low), int(high)
 
 
-def read(properties: Mapping[str, Any], partition: Partition, start: int, stop: int, max_messages: int) -> Iterator[KafkaMessages]:
+def read(
+    properties: Mapping[str, Any], partition: Partition, start: int, stop: int, max_messages: int, spare: list[Consumer] | None = None
+) -> Iterator[KafkaMessages]:
     """The committed messages with offsets in [start, stop).
 
     Args:
@@ -119,23 +121,26 @@ def read(properties: Mapping[str, Any], partition: Partition, start: int, stop: 
         start: first offset.
         stop: one past the last.
         max_messages: most in one batch.
+        spare: readers of ranges before that reached their end: one of them is taken, and this one is put there in turn. A new one
+            takes a tenth of a second to connect and to close. None: this one is closed.
 
     Raises:
         OffsetGone: the partition does not hold that range.
         Unreachable: no broker answered for a minute.
     """
-    errors = Errors()
-    consumer = open_consumer(properties, errors, {}, {"group.id": "nowcart.reader"})  # a name that librdkafka wants and nobody sees
+    # The group is a name that librdkafka wants and nobody sees.
+    consumer = spare.pop() if spare else open_consumer(properties, Errors(), {}, {"group.id": "nowcart.reader"})
     where = f"{partition.topic}[{partition.partition}]"
+    reached = False
     try:
         low, high = span_of(consumer, partition, properties)
         if start < low or stop > high:
             raise OffsetGone(f"{where} holds offsets {low} to {high}; {start} to {stop} were asked for")
-        if start >= stop:
-            return
-        consumer.assign([TopicPartition(partition.topic, partition.partition, start)])
+        reached = start >= stop
+        if not reached:
+            consumer.assign([TopicPartition(partition.topic, partition.partition, start)])
         answered = time.monotonic()
-        while True:
+        while not reached:
             found: dict[Partition, list[Any]] = {}
             events = split(consumer.consume(min(max_messages, CHUNK), 0.02), found)
             raw = found.get(partition, [])
@@ -144,14 +149,12 @@ def read(properties: Mapping[str, Any], partition: Partition, start: int, stop: 
                 raw = [m for m in raw if m.offset() < stop]
             if raw:
                 yield KafkaMessages(partition, raw)
-            if ended:
-                return
+            reached = ended
             for event in events:
                 error = event.error()
                 if error.code() == KafkaError._PARTITION_EOF:
                     # The last offsets may be transaction markers: no message ever comes for them.
-                    if event.offset() >= stop:
-                        return
+                    reached |= event.offset() >= stop and (event.topic(), event.partition()) == partition
                 elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                     raise translated(error, properties, f"reading {where} from {start} to {stop}")
                 elif not error.retriable() and error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
@@ -161,8 +164,12 @@ def read(properties: Mapping[str, Any], partition: Partition, start: int, stop: 
                 answered = now
             elif now - answered > PATIENCE_S:
                 raise Unreachable(f"Kafka at {servers(properties)} brought nothing of {where} for {PATIENCE_S:g} s, before offset {stop}")
+        consumer.unassign()
     finally:
-        consumer.close()
+        if reached and spare is not None:
+            spare.append(consumer)
+        else:
+            consumer.close()
 
 
 def newest(properties: Mapping[str, Any], topic: str, most: int, patience_s: float = 10.0) -> dict[Partition, KafkaMessages]:

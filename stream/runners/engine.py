@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stream.collector import calm_collector
-from stream.config import Config, UserError
+from stream.config import Config
 from stream.engine.features import FEATURES
 from stream.kafka.admin import Admin
-from stream.kafka.client import KafkaMember
-from stream.kafka.log import Member, Partition, TopicMissing
+from stream.kafka.log import Member, Partition
 from stream.runners.forecast import ForecastStage
 from stream.runners.ingest import IngestStage
+from stream.runners.joining import Joining, open_members, stages_of
 from stream.runners.keeping import Vault
 from stream.runners.loop import Loop, LoopOptions
 from stream.runners.repartition import RepartitionStage
@@ -23,23 +23,8 @@ from stream.runners.report import Report
 from stream.runners.stage import Stage
 from stream.runners.weights import IntentLibrary, Library, ModelReader, Shelf
 from stream.state.artefacts import open_artefacts
-from stream.topics import own_topics
 
 logger = logging.getLogger("nowcart.engine")
-
-STAGES = ("ingest", "forecast")
-
-
-def stages_of(config: Config, stage: str = "all") -> tuple[str, ...]:
-    """The loops that a stage of the command line needs.
-
-    Args:
-        config: some sources may have to be repartitioned before ingest.
-        stage: all | ingest | forecast.
-    """
-    chosen = STAGES if stage == "all" else (stage,)
-    repartition = "ingest" in chosen and any(source.repartition for source in config.sources.values())
-    return ("repartition", *chosen) if repartition else chosen
 
 
 class Engine:
@@ -55,10 +40,8 @@ class Engine:
         vault: where snapshots are kept; None: state is always rebuilt from the log's beginning.
         upstream: with until_end and the stage before elsewhere: set once that one is done; None: what is in the topics at the start is all.
         models: follow what is announced on the topic of models.
+        joining: what was opened beforehand for these stages and this instance; None: `run` opens it.
     """
-
-    member_type: type[KafkaMember] = KafkaMember
-    """What reads and commits for a stage."""
 
     def __init__(
         self,
@@ -71,6 +54,7 @@ class Engine:
         vault: Vault | None = None,
         upstream: threading.Event | None = None,
         models: bool = False,
+        joining: Joining | None = None,
     ) -> None:
         self.config = config
         self.report = report
@@ -81,6 +65,7 @@ class Engine:
         self.vault = vault
         self.upstream = upstream
         self.models = models
+        self.joining = joining
         self._readers: list[ModelReader] = []
         self.loops: dict[str, Loop] = {}
         self._failure: BaseException | None = None
@@ -108,9 +93,9 @@ class Engine:
             LogError: Kafka cannot be used.
         """
         calm_collector()
-        partitions = self._check_topics()
+        joining = open_members(self.config, self.stages, self.instance) if self.joining is None else self.joining
         halt = threading.Event()
-        threads = [threading.Thread(target=self._run_stage, args=(stage, partitions, halt), name=stage) for stage in self.stages]
+        threads = [threading.Thread(target=self._run_stage, args=(stage, joining, halt), name=stage) for stage in self.stages]
         for thread in threads:
             thread.start()
         try:
@@ -128,9 +113,9 @@ class Engine:
         if self._failure is not None:
             raise self._failure
 
-    def _run_stage(self, stage: str, partitions: Mapping[str, int], halt: threading.Event) -> None:
+    def _run_stage(self, stage: str, joining: Joining, halt: threading.Event) -> None:
         try:
-            loop = self._loop(stage, partitions)
+            loop = self._loop(stage, joining.members[stage], joining.partitions)
             self.loops[stage] = loop
             loop.run(halt)
         except BaseException as failure:
@@ -140,8 +125,7 @@ class Engine:
         finally:
             self._finished[stage].set()
 
-    def _loop(self, stage: str, partitions: Mapping[str, int]) -> Loop:
-        member = self._member(stage)
+    def _loop(self, stage: str, member: Member, partitions: Mapping[str, int]) -> Loop:
         options = LoopOptions(until_end=self.until_end, idle_after_s=self.config.time.idle_after_ms / 1000)
         work: Stage
         if stage == "repartition":
@@ -190,34 +174,3 @@ class Engine:
             return Admin(self.config.kafka).written_ends([Partition(topic, p) for topic in topics for p in range(partitions[topic])])
 
         return ends
-
-    def _member(self, stage: str) -> Member:
-        properties = dict(self.config.kafka)
-        strategy = str(properties.pop("partition.assignment.strategy", "range"))
-        protocol = properties.pop("group.protocol", "classic")
-        assignment = "kip848" if protocol == "consumer" else strategy
-        if assignment not in ("range", "cooperative-sticky", "kip848"):
-            raise UserError(f'[kafka] partition.assignment.strategy must be "range" or "cooperative-sticky"; got "{assignment}"')
-        prefix = self.config.output.prefix
-        name = f"{prefix}{stage}-{self.instance}"
-        return self.member_type(properties, f"{prefix}{stage}", name, name, assignment)  # type: ignore[arg-type]
-
-    def _check_topics(self) -> Mapping[str, int]:
-        """Every topic must be there, with partitions that fit."""
-        admin = Admin(self.config.kafka)
-        admin.ping()
-        found = admin.topics()
-        config = self.config
-        for source in config.sources.values():
-            if source.topic not in found:
-                raise TopicMissing(f"the topic '{source.topic}' of [sources.{source.name}] does not exist: create it, or correct `topic`")
-        for topic in own_topics(config):
-            if topic.name not in found:
-                raise TopicMissing(f"the topic '{topic.name}' does not exist: create nowcart's topics with `nowcart topics CONFIG create`")
-        activity = f"{config.output.prefix}activity"
-        if found[activity] != config.activity.partitions:
-            raise UserError(
-                f"the topic '{activity}' must have as many partitions as [activity] partitions ({config.activity.partitions}); got "
-                f"{found[activity]}: correct the configuration, or delete and create nowcart's topics"
-            )
-        return found

@@ -50,6 +50,7 @@ HELD_BACK_SECONDS = 0.02
 RESTORE_SECONDS = 0.2
 """Of an iteration for rebuilding state, while nothing else is to be done; less where other partitions wait."""
 RESTORE_BESIDE_SECONDS = 0.05
+SPAN_SECONDS = 5.0
 WARM_SECONDS = 60.0
 """So long the state of a partition that was given up is kept, in case it comes back."""
 
@@ -144,6 +145,8 @@ class Restoring:
     began: float
     load: Future[Saved | None] | None
     """The newest snapshot, while it is being read."""
+    span: Span
+    """Of the partition, when the rebuilding began."""
     reader: Iterator[Messages] | None = None
     fresh: bool = True
     """No snapshot was taken: the log is replayed from where its state began."""
@@ -343,7 +346,7 @@ class Loop:
                 continue
             owned.shard.quiet = True
             load = self.keeper.vault.load(self.stage.name, partition, position.offset) if self.keeper is not None else None
-            self.restoring[partition] = Restoring(owned, position.offset, self.monotonic(), load)
+            self.restoring[partition] = Restoring(owned, position.offset, self.monotonic(), load, span)
             starts[partition] = Start(position.offset, waits=True)
         return starts
 
@@ -377,11 +380,14 @@ class Loop:
             _told_since(owned.partition, owned.bookmark, 0)
         if not owned.shard.ready([each.text for each in owned.told_left]):
             return False
-        span = self.member.spans([owned.partition])[owned.partition]
+        # What was asked a moment ago is true enough: the reader itself looks again.
+        recent = self.monotonic() - work.began < SPAN_SECONDS
+        span = work.span if recent else self.member.spans([owned.partition])[owned.partition]
         _require_reach(owned.partition, owned.position, work.target, span, self.keeper is not None)
         logger.info("%s: rebuilding state from offset %d to %d", _name(owned.partition), owned.position, work.target)
         self._replay_marks(owned)
-        work.reader = self.member.read(owned.partition, owned.position, work.target)
+        behind = owned.position < work.target
+        work.reader = self.member.read(owned.partition, owned.position, work.target) if behind else iter(())
         return True
 
     def _open_late(self) -> None:
@@ -460,6 +466,8 @@ class Loop:
                     break
                 if self.monotonic() > until:
                     return
+        if not self.restoring:
+            self.member.read_enough()
 
     def _next_end(self, owned: Owned) -> int | None:
         """Where a replay has to stop because the partition was ended or told something there."""
@@ -874,15 +882,9 @@ class Loop:
                 mark = owned.shard.watermark_ms
                 if mark != UNKNOWN:
                     self.observer.watermark(self.stage.name, partition, self.wall() - mark / 1000.0)
-                end = owned.ended_at if owned.ended_at is not None else self._end_of(partition)
+                end = owned.ended_at if owned.ended_at is not None else self.member.known_end(partition)
                 if end is not None:
                     self.observer.lag(partition, max(0, end - owned.position))
-
-    def _end_of(self, partition: Partition) -> int | None:
-        try:
-            return self.member.spans([partition])[partition].end
-        except LogError:
-            return None
 
 
 def _told_since(partition: Partition, bookmark: Bookmark, count: int) -> list[Told]:

@@ -16,8 +16,8 @@ from stream.alerts.book import Spike
 from stream.config import Config, load
 from stream.kafka.admin import Admin
 from stream.kafka.reader import follow
+from stream.tables import as_toml
 from stream.topics import own_topics
-from tests.shop_runs import toml
 
 HOUR = 3_600_000
 START = 1_700_006_400_000
@@ -110,7 +110,7 @@ class House:
             "alerts": self.alerts,
         }
         path = self.folder / f"{self.prefix}toml"
-        path.write_text(toml(values), encoding="utf-8")
+        path.write_text(as_toml(values), encoding="utf-8")
         return path
 
     def config(self) -> Config:

@@ -16,12 +16,13 @@ from stream.config import load
 from stream.kafka.admin import Admin, Topic
 from stream.kafka.log import Partition
 from stream.kafka.reader import follow
+from stream.tables import as_toml
 from stream.topics import own_topics
 from tests.chaos.cluster import NODES, Cluster
 from tests.chaos.compare import OUTPUTS, Comparison, compare, read_outputs
 from tests.chaos.fleet import Life, Worker, run_to_end
 from tests.chaos.plan import Fault, draw
-from tests.chaos.shop import CLICKS, MINUTES_A_SECOND, ORDERS, PARTITIONS, Feeder, Sent, configuration, toml, traffic
+from tests.chaos.shop import CLICKS, MINUTES_A_SECOND, ORDERS, PARTITIONS, Feeder, Sent, configuration, traffic
 from tests.chaos.watch import Watcher
 
 FIRST_S = 4.0
@@ -139,7 +140,7 @@ class Chaos:
 
     def _prepare(self, cluster: Cluster, prefix: str) -> Path:
         path = self.folder / f"{prefix}toml"
-        path.write_text(toml(configuration(cluster.servers, prefix, self.folder / f"{prefix}state", self.assignment)), encoding="utf-8")
+        path.write_text(as_toml(configuration(cluster.servers, prefix, self.folder / f"{prefix}state", self.assignment)), encoding="utf-8")
         config = load(path)
         Admin(config.kafka).create([*own_topics(config), Topic(CLICKS, PARTITIONS), Topic(ORDERS, PARTITIONS)])
         return path

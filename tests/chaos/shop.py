@@ -76,23 +76,6 @@ def configuration(servers: str, prefix: str, state: Path, assignment: str = "ran
     }
 
 
-def toml(values: dict[str, Any]) -> str:
-    """Nested values as a configuration file: JSON's strings, numbers and arrays are TOML's too.
-
-    Args:
-        values: tables and values.
-    """
-
-    def inline(value: Any) -> str:
-        if isinstance(value, dict):
-            return "{" + ", ".join(f"{json.dumps(key)} = {inline(inner)}" for key, inner in value.items()) + "}"
-        if isinstance(value, list):
-            return "[" + ", ".join(map(inline, value)) + "]"
-        return json.dumps(value)
-
-    return "".join(f"{key} = {inline(value)}\n" for key, value in values.items())
-
-
 def traffic(seed: int, count: int, minutes: float, items: int = 200) -> list[Sent]:
     """The shop's messages in order of arrival: some late, some too late, some that nobody can read.
 

@@ -26,9 +26,10 @@ from stream.kafka.embedded import EmbeddedBroker
 from stream.kafka.sender import Sender
 from stream.simulate import TOPICS, Shop, demo_spec, pace
 from stream.simulate.mapping import sources
+from stream.tables import as_toml
 from stream.topics import own_topics
 from tests.deploy.tools import DEPLOY, program
-from tests.shop_runs import Process, Watch, toml
+from tests.shop_runs import Process, Watch
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def test_a_rush_in_the_shop_is_an_alert_in_alertmanager(tmp_path: Path) -> None:
         values = configuration(broker.bootstrap_servers, tmp_path, alertmanager)
         config: Config = parse(values)
         path = tmp_path / "shop.toml"
-        path.write_text(toml(values), encoding="utf-8")
+        path.write_text(as_toml(values), encoding="utf-8")
         Admin(config.kafka).create([*own_topics(config), *(Topic(topic, 1) for topic in TOPICS.values())])
         shop = enter(LiveShop(broker.bootstrap_servers))
         engine = enter(Process(path, "--metrics-port", str(ports["run"])))

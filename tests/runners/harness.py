@@ -19,9 +19,9 @@ from stream.config import Config, parse
 from stream.engine.activity import Source as SourcePartition
 from stream.kafka.log import Partition, Position
 from stream.kafka.memory import Crash, Cut, Faults, MemoryLog, MemoryMember, everything, random_cuts
-from stream.runners.engine import stages_of
 from stream.runners.forecast import ForecastStage
 from stream.runners.ingest import IngestStage
+from stream.runners.joining import stages_of
 from stream.runners.keeping import Saved, Vault
 from stream.runners.loop import Loop, LoopOptions
 from stream.runners.repartition import RepartitionStage
