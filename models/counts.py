@@ -14,7 +14,6 @@ from __future__ import annotations
 import models.device  # noqa: F401  (before torch)
 
 # isort: split
-from collections.abc import Sequence
 from copy import copy
 from functools import lru_cache
 
@@ -79,17 +78,6 @@ class Counts:
         self._shift_row = self._hurdle_row + len(hurdle)
         table = np.concatenate([small, gamma, hurdle, shift[None, :]])
         self._table = torch.from_numpy(np.ascontiguousarray(table, dtype=np.float32))
-
-    def some(self, places: Sequence[int]) -> Counts:
-        """The tables of some of the levels, without building them again.
-
-        Args:
-            places: of the levels, ascending.
-        """
-        part = copy(self)
-        part.levels = tuple(self.levels[place] for place in places)
-        part._table = self._table[:, list(places)].contiguous()
-        return part
 
     def mix(self, means: Float32, dispersions: Float32, weights: Float32, whole: Bools) -> Float32:
         """Averages quantile functions of several distributions: float32[cells, levels], not yet rounded, clipped or put in order.
@@ -219,6 +207,20 @@ def counts(levels: tuple[float, ...]) -> Counts:
         levels: ascending, in (0, 1).
     """
     return Counts(levels)
+
+
+@lru_cache(maxsize=16)
+def some_counts(levels: tuple[float, ...], places: tuple[int, ...]) -> Counts:
+    """The tables of some of the levels: columns of theirs, which need not be built again.
+
+    Args:
+        levels: ascending, in (0, 1).
+        places: of the levels, ascending.
+    """
+    part = copy(counts(levels))
+    part.levels = tuple(levels[place] for place in places)
+    part._table = part._table[:, list(places)].contiguous()
+    return part
 
 
 def _dispersion_row(dispersion: NDArray[np.float32]) -> Int32:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.conformal import Conformal, corrected, reached, rounded
 from models.council import Council
-from models.counts import MAX_DISPERSION, counts, finish, upper_tail, zero_probability
+from models.counts import MAX_DISPERSION, counts, finish, some_counts, upper_tail, zero_probability
 from models.demand.expert import Expert, groups_of
 from models.demand.network import Weights
 from models.demand.network_experts import mean_of
@@ -118,7 +118,7 @@ class DemandForecaster:
         # The mean is that of the mixture's quantile function, where its levels say enough; else the experts'. (That of the calibrated one
         # is 5 to 10 % worse: the correction of the highest level is the least certain.)
         self._tells_mean = len(spec.levels) >= 5 and spec.levels[0] <= 0.1 and spec.levels[-1] >= 0.9
-        self._compared_counts = self._counts.some(self._compared)
+        self._compared_counts = some_counts(spec.levels, tuple(self._compared))
 
     @property
     def version(self) -> str:
