@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from stream.alerting import Alerts, read_alerts
+from stream.calendar import holiday_days
 from stream.engine.time import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, SIZES, Zone
 from stream.serving import ApiKey, Jwt, Serve, read_serve
 from stream.sources import EVENTS, FIELDS, REQUIRED, TOPIC, TOPIC_FORM, Source, read_source
@@ -108,6 +109,8 @@ class Demand(msgspec.Struct, frozen=True):
     forget_after_ms: int = 28 * DAY_MS
     """An item without activity for so long is evicted."""
     max_items: int = 5_000_000
+    holidays: str = ""
+    """Country (or country-part) whose public holidays forecasts know ahead; "" for none."""
 
 
 class Intent(msgspec.Struct, frozen=True):
@@ -205,10 +208,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def checksum(self) -> str:
         """The sha256, in hexadecimal, of everything that shapes state: state made under another one must not be used."""
+        demand = msgspec.to_builtins(self.demand)
+        if not self.demand.holidays:  # as it was before there was a choice
+            del demand["holidays"]
         shaping = {
             "time": msgspec.structs.replace(self.time, idle_after_ms=0),
             "sources": self.sources,
-            "demand": self.demand,
+            "demand": demand,
             "intent": self.intent,
             "models": self.models,
             "activity": self.activity,
@@ -340,7 +346,7 @@ def _sources_of(root: Table, intent: Intent) -> dict[str, Source]:
 
 
 def _demand(root: Table) -> Demand:
-    table = root.table("demand", ("from", "totals", "quantiles", "buckets", "forget_after", "max_items"))
+    table = root.table("demand", ("from", "totals", "quantiles", "buckets", "forget_after", "max_items", "holidays"))
     usual = Demand()
     buckets = (
         tuple(_bucket(bucket) for bucket in table.tables("buckets", ("size", "horizon", "seasons", "history")))
@@ -359,6 +365,12 @@ def _demand(root: Table) -> Demand:
     quantiles = table.shares("quantiles", usual.quantiles)
     if not quantiles:
         raise ConfigError("demand.quantiles must name at least one level, such as 0.5")
+    holidays = table.text("holidays", usual.holidays)
+    if holidays:
+        try:
+            holiday_days(holidays)
+        except UserError as error:
+            raise ConfigError(f"demand.holidays {error}") from None
     return Demand(
         source=table.text("from", usual.source, allowed=("orders", "clickstream")),
         totals=totals,
@@ -366,6 +378,7 @@ def _demand(root: Table) -> Demand:
         buckets=buckets,
         forget_after_ms=table.duration("forget_after", usual.forget_after_ms, least_ms=HOUR_MS),
         max_items=table.whole("max_items", usual.max_items, least=1),
+        holidays=holidays,
     )
 
 

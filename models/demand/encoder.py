@@ -300,14 +300,18 @@ class Encoder:
     # -- covariates --------------------------------------------------------------------------------------------------
 
     def _value(self, window: Window, name: str, bucket: int, usual: Float32) -> Float32:
-        """float32[n], a covariate in a bucket; as usual (0 where it was never told) where nothing is known."""
+        """float32[n], a covariate in a bucket; as usual (0 for an event) where nothing is known."""
         if name not in window.panel.known:
             return np.zeros(len(window), np.float32)
         value = window.known(name, bucket)
         return np.asarray(np.where(np.isnan(value), usual, value), dtype=np.float32)
 
     def _usual(self, window: Window, name: str) -> tuple[Float32, NDArray[np.bool_]]:
-        """Mean over the scale's buckets, and whether the covariate has been told for any of them."""
+        """Mean over the scale's buckets, and whether the covariate has been told for any of them.
+
+        What is no price and was told for less than half of an item's buckets is an event: holidays, a storm. It is usually off, and where
+        nothing is told it is.
+        """
         n = len(window)
         if name not in window.panel.known:
             return np.zeros(n, np.float32), np.zeros(n, np.bool_)
@@ -317,7 +321,11 @@ class Encoder:
             there = ~np.isnan(value)
             total += np.where(there, value, np.float32(0))
             count += there
-        return (total / np.maximum(count, np.float32(1))).astype(np.float32), count > 0
+        mean = total / np.maximum(count, np.float32(1))
+        if name not in self.layout.positive:
+            lived = np.clip(window.age(), 1, self.layout.scale_length).astype(np.float32)
+            mean = np.where(count * 2 < lived, np.float32(0), mean)
+        return mean.astype(np.float32), count > 0
 
     def _extreme(self, window: Window, name: str) -> Float32:
         """The lowest price, or the largest other value, of the scale's buckets."""

@@ -15,6 +15,8 @@ from stream.backtest.data import KEY_SEPARATOR, Bools, Dataset, Floats, Ints
 from stream.backtest.read import Columns, is_text, not_numbers, numbers, plain, read_columns
 from stream.backtest.steps import Frequency, anchored, infer_frequency, parse_frequency
 from stream.backtest.times import Times, read_time_column
+from stream.calendar import holiday_days, holiday_shares
+from stream.engine.announced import HOLIDAY
 from stream.engine.time import Zone
 from stream.tables import UserError
 
@@ -33,6 +35,8 @@ class Layout:
     frequency: str | None = None
     """As --freq; None: seen from the times."""
     known: tuple[str, ...] = ()
+    holidays: str = ""
+    """Country whose public holidays are known ahead, as the covariate `holiday`."""
     past: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
     censored: str | None = None
@@ -154,6 +158,8 @@ def shape(columns: Columns, layout: Layout) -> Read:
     for name in layout.known:
         for made, values in _known(columns, name):
             known[made] = scatter(values, np.nan, span)
+    if layout.holidays:
+        known[HOLIDAY] = _holidays(layout, frequency, zone, first_step, (len(items), span))
     seasons = frequency.seasons if layout.seasons is None else tuple(season for season in layout.seasons if season > 1)
     data = Dataset(
         item_columns=layout.item,
@@ -280,6 +286,20 @@ def _require_single(columns: Columns, layout: Layout, place: Ints, items: tuple[
 
 def _width(place: Ints, items: tuple[str, ...]) -> int:
     return int(place.max()) // len(items) + 1 if len(items) else 1
+
+
+def _holidays(layout: Layout, frequency: Frequency, zone: Zone, first_step: int, shape: tuple[int, int]) -> Floats:
+    """float64[items, steps], the same for every item."""
+    if frequency.numbers:
+        raise UserError(f'--holidays needs dates; the column "{layout.time}" (--time) holds whole numbers')
+    if HOLIDAY in layout.known:
+        raise UserError(f'--holidays makes a covariate "{HOLIDAY}", and a column of that name is in --known: leave one of them out')
+    try:
+        days = holiday_days(layout.holidays)
+    except UserError as error:
+        raise UserError(f"--holidays {error}") from error
+    edges = frequency.start_ms(np.arange(first_step, first_step + shape[1] + 1), zone)
+    return np.broadcast_to(holiday_shares(days, edges, zone), shape)
 
 
 def _known(columns: Columns, name: str) -> list[tuple[str, Floats]]:

@@ -64,6 +64,12 @@ def add(subparsers: Subparsers) -> None:
         default=(),
         help="known ahead: price, promotion …; text of few values becomes one column of 0 and 1 for each",
     )
+    columns.add_argument(
+        "--holidays",
+        metavar="COUNTRY",
+        default="",
+        help="its public holidays are known ahead, as a covariate `holiday`: GB, US-CA …",
+    )
     columns.add_argument("--past", metavar="A,B", type=names, default=(), help="known only when their time has come")
     columns.add_argument("--static", metavar="A,B", type=names, default=(), help="never changing: category, brand …")
     columns.add_argument("--censored", metavar="COLUMN", help="true where stock cut sales off: not scored, and a lower bound to learn from")
@@ -127,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
 
     for path in (args.predictions, args.json, args.report):
         _require_folder(path)
-    read = read_dataset(args.file, layout_of(args, args.zone, args.season))
+    read = read_dataset(args.file, layout_of(args, args.zone, args.season, args.holidays))
     data = read.data
     log.info(
         "%s: %s rows, %s items, %s steps of %s", args.file, f"{read.rows:,}", f"{len(data.items):,}", f"{data.steps:,}", data.frequency.name

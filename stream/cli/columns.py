@@ -26,13 +26,14 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
-def layout_of(args: argparse.Namespace, zone: str, seasons: tuple[int, ...] | None = None) -> Layout:
+def layout_of(args: argparse.Namespace, zone: str, seasons: tuple[int, ...] | None = None, holidays: str = "") -> Layout:
     """What the arguments say of the columns.
 
     Args:
         args: with item, time, target, freq, known, past, static, censored and fill.
         zone: of local days.
         seasons: in steps; None: by the frequency.
+        holidays: country whose public holidays are known ahead.
     """
     from stream.backtest.shape import Layout
 
@@ -42,6 +43,7 @@ def layout_of(args: argparse.Namespace, zone: str, seasons: tuple[int, ...] | No
         target=args.target,
         frequency=args.freq,
         known=args.known,
+        holidays=holidays,
         past=args.past,
         static=args.static,
         censored=args.censored,

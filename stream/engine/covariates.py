@@ -25,6 +25,7 @@ MOST_CATEGORIES = 4096
 """Distinct categories that signals may be about."""
 _SHUT = 0.999
 """The share of a bucket from which on a declared closing leaves no time to sell."""
+_COLUMNS = ("starts", "ends", "announced", "source", "offset", "kind")
 _STAMPS = ("announced", "source", "offset")
 
 
@@ -189,11 +190,21 @@ class Covariates:
             rows = replace(rows, value=np.where(empty, rows.value <= 0, rows.value), kind=np.where(empty, SHARE, rows.kind))
         key = keys_of(name, scope)
         key, rows = self._end_promotions(key, rows)
-        columns = {c: getattr(rows, c) for c in ("starts", "ends", "announced", "source", "offset", "kind")}
-        self.table.add(key, rows.value, columns)
+        self.table.add(key, rows.value, {name: getattr(rows, name) for name in _COLUMNS})
         self._render(key, rows, keep_ms)
         self.table.tidy(self.table.rows(np.unique(key)), keep_ms)
         self.table.tidy_all(keep_ms)
+
+    def know(self, rows: FactRows) -> None:
+        """Facts about all items that were known before any bucket: they show in the buckets that come.
+
+        Args:
+            rows: VALUEs of one name.
+        """
+        key = keys_of(np.full(len(rows), self.names.number(rows.names[0]), np.int64), np.full(len(rows), ALL, np.int64))
+        self.table.add(key, rows.value, {name: getattr(rows, name) for name in _COLUMNS})
+        for rings in self.known:
+            rings.hold(key[:1])
 
     def _tell_static(self, name: str, rows: FactRows, slots: Ints) -> None:
         mine = np.flatnonzero((rows.kind == STATIC) & (rows.name == rows.names.index(name)) & (slots >= 0))

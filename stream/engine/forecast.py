@@ -17,9 +17,10 @@ from models.demand.forecaster import VERSION as BUILTIN
 from models.demand.network import Weights
 from models.protocol import Panel
 from stream.engine.activity import SUMS, Agreement, Block, Segment, Source, column, merge, read_expected, stamp_source
+from stream.engine.announced import HOLIDAY
 from stream.engine.columns import Bools, DemandColumns, ForecastColumns, Ints, SpikeColumns
 from stream.engine.covariates import Covariates
-from stream.engine.facts import join_rows, read_facts, read_measured
+from stream.engine.facts import fact_rows, join_rows, read_facts, read_measured
 from stream.engine.known import seen_bucket
 from stream.engine.measured import STAMPS, PriceSeen
 from stream.engine.resolution import UNSEEN, Reach, Resolution, ResolutionSpec
@@ -54,6 +55,8 @@ class ForecastSpec:
     model_version: str
     false_alerts: float = 1.0
     """Spikes that were none, in 1,000 item-days: the budget that decides where an alert begins."""
+    holidays: tuple[int, ...] = ()
+    """Local days since 1970-01-01, known from the beginning; as the covariate HOLIDAY."""
 
 
 @dataclass(slots=True)
@@ -139,6 +142,15 @@ class ForecastShard:
         self.changes = 0
         """Grows with every epoch applied: between two of them the item arrays stand still."""
         self.resize(256)
+        if spec.holidays:
+            self._know_holidays(np.array(spec.holidays, dtype=np.int64))
+
+    def _know_holidays(self, days: Ints) -> None:
+        """Facts about all items, told before anything else: whatever the shop itself says of holidays comes after them."""
+        grid = Grid("1d", self.spec.zone)
+        starts = grid.start(days)
+        rows = fact_rows(name=HOLIDAY, value=np.ones(len(days)), announced_ms=0, starts_ms=starts, ends_ms=grid.start(days + 1))
+        self.covariates.know(rows)
 
     # -- what the shell asks -----------------------------------------------------------------------------------------
 

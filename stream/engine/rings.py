@@ -297,6 +297,15 @@ class Rings:
             keys, values = table.render(mine, self.grid.start_of(bucket), self.grid.end_of(bucket))
             self._write(bucket, keys, values, fill=False)
 
+    def hold(self, keys: Ints) -> None:
+        """From now on there is a ring for each of these.
+
+        Args:
+            keys: int64[n], of names that are held here.
+        """
+        for key in keys.tolist():
+            self._ring(key)
+
     def update(self, keys: Ints, table: FactTable, begin_ms: int, end_ms: int, keep_ms: int) -> None:
         """Facts were told about some keys: renders what they may have changed.
 
@@ -308,8 +317,7 @@ class Rings:
             keep_ms: buckets that begin before this keep what they were told; only empty cells are filled.
         """
         assert self.newest is not None
-        for key in keys.tolist():
-            self._ring(key)
+        self.hold(keys)
         rows = table.rows(keys)
         oldest = self.newest - self.span + 1
         low = max(oldest, self._number(begin_ms)) if begin_ms > 0 else oldest

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from models.protocol import DemandSpec
+from stream.calendar import holiday_days
 from stream.config import Bucket, Config, UserError
 from stream.engine.activity import Block, BlockError, decode_block
 from stream.engine.columns import UNKNOWN, DemandColumns, SpikeColumns
@@ -94,6 +95,7 @@ def spec_of(config: Config) -> ForecastSpec:
         device=config.device.name,
         model_version=BUILTIN,
         false_alerts=config.spikes.false_alerts,
+        holidays=holiday_days(config.demand.holidays) if config.demand.holidays else (),
     )
 
 

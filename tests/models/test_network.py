@@ -150,6 +150,33 @@ def test_it_learns_what_a_price_does_and_uses_prices_that_are_known_ahead() -> N
     assert 2.2 < found[0] / found[1] < 6.5  # four times as much is sold at half the price
 
 
+def test_an_event_that_is_told_for_its_own_time_alone_is_off_for_the_rest() -> None:
+    wanted = spec()
+    layout = layout_of(wanted, {"holiday": False})
+    units, _ = promoted(5, 90, 8, seed=5)
+    shop = Shop(units, wanted, layout.lookback)
+    span = shop.depth + 8
+    marks: NDArray[np.float32] = np.full((span, 1), np.nan, np.float32)
+
+    def rows() -> NDArray[np.float32]:
+        return Encoder(layout).encode(Window(replace(shop.panel(89), known={"holiday": marks.copy()}))).rows
+
+    marks[(START + 92) % span] = 1
+    future = rows()
+    marks[(START + 80) % span] = 1
+    both = rows()
+    marks[(START + 92) % span] = np.nan
+    past = rows()
+    assert (both != past).any(), "the next one, announced, looks as any other day once there has been one"
+    marks[np.isnan(marks)] = 0
+    marks[(START + 92) % span] = 1
+    seen = layout.own - 3 * len(layout.past) - 1  # whether it has been told for any of them: no zero was, before
+    told_off = rows()
+    keep = np.arange(both.shape[1]) != seen
+    np.testing.assert_allclose(both[:, keep], told_off[:, keep], atol=0.05)
+    assert (future != told_off).any()
+
+
 def test_the_same_examples_and_seed_give_the_same_weights() -> None:
     wanted = spec()
     layout = layout_of(wanted, {"price": True})
