@@ -42,10 +42,12 @@ class Target:
     """Expected lines an hour of its item without it, the mean over the spike."""
     start: float
     """Its onset, in hours."""
+    whole: bool = True
+    """It begins and ends within the hours that count. Another is not to be found, and an alert about it is not false."""
 
 
 def targets(history: History) -> list[Target]:
-    """The spikes that begin and end within the hours that count.
+    """The spikes that touch the hours that count, those that lie within them first.
 
     Args:
         history: the shop's.
@@ -54,11 +56,12 @@ def targets(history: History) -> list[Target]:
     for spike in history.spikes:
         first = (spike.start_ms - history.start_ms) // HOUR_MS
         end = -(-(spike.end_ms - history.start_ms) // HOUR_MS)
-        if first >= history.size.first and end < history.size.hours:
+        if end >= history.size.first and first < history.size.hours:
             usual = float(history.usual[first:end, spike.item].mean())
             start = (spike.start_ms - history.start_ms) / HOUR_MS
-            found.append(Target(spike.item, first, end, int(spike.kind == "drop"), spike.kind, spike.factor, usual, start))
-    return sorted(found, key=lambda t: (t.first, t.item))
+            whole = first >= history.size.first and end < history.size.hours
+            found.append(Target(spike.item, first, end, int(spike.kind == "drop"), spike.kind, spike.factor, usual, start, whole))
+    return sorted(found, key=lambda t: (not t.whole, t.first, t.item))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,9 @@ def match(alerts: list[tuple[int, int, int]], wanted: list[Target], first: int) 
             continue
         for place in by_item.get(item, ()):
             target = wanted[place]
-            if place not in found and target.side == side and target.first <= hour <= target.last:
+            if not target.whole and target.side == side and target.first <= hour <= target.last + WINDOW:
+                break
+            if target.whole and place not in found and target.side == side and target.first <= hour <= target.last:
                 found[place] = hour
                 break
         else:

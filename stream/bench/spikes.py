@@ -44,13 +44,14 @@ def measure(size: Size, tell: Progress, stop: threading.Event) -> dict[str, Any]
 
 def _measure(size: Size, tell: Progress) -> dict[str, Any]:
     history = make_history(size, tell)
-    wanted, first = targets(history), size.first
+    touching, first = targets(history), size.first
+    wanted = [target for target in touching if target.whole]
     budget = FALSE_ALERTS * size.items * size.days / 1000
     began = time.perf_counter()
-    nowcart = match(alerts(history, tell), wanted, first)
+    nowcart = match(alerts(history, tell), touching, first)
     seconds = time.perf_counter() - began
     tell("oracle", 0, 2)
-    threshold, oracle = at_budget(oracle_scores(history), wanted, first, budget)
+    threshold, oracle = at_budget(oracle_scores(history), touching, first, budget)
     tell("oracle", 1, 2)
     chance = power(history, wanted, threshold)
     tell("oracle", 2, 2)
@@ -63,10 +64,10 @@ def _measure(size: Size, tell: Progress) -> dict[str, Any]:
     found: dict[str, Any] = {
         "oracle": _summary(oracle, wanted, sure, budget),
         "nowcart": _summary(nowcart, wanted, sure, budget),
-        "three_sigma": _summary(at_budget(sigma, wanted, first, budget)[1], wanted, sure, budget),
-        "ewma_chart": _summary(at_budget(chart, wanted, first, budget)[1], wanted, sure, budget),
+        "three_sigma": _summary(at_budget(sigma, touching, first, budget)[1], wanted, sure, budget),
+        "ewma_chart": _summary(at_budget(chart, touching, first, budget)[1], wanted, sure, budget),
     }
-    few = [wanted[k] for k in among]
+    few = [wanted[k] for k in among] + [target for target in touching if not target.whole]
     few_sure = [place for place, k in enumerate(among) if chance[k] >= SURE]
     forest = at_budget(trees, few, first, budget * share)[1]
     mine = set(busiest.tolist())

@@ -1,0 +1,27 @@
+"""How the spikes' yardstick counts: one alert a spike, all others false, and nothing said about spikes that the hours cut off."""
+
+from __future__ import annotations
+
+from stream.bench.spike_score import WINDOW, Target, match
+
+
+def target(item: int, first: int, last: int, side: int = 0, whole: bool = True) -> Target:
+    return Target(item, first, last, side, "sudden", 5.0, 10.0, float(first), whole)
+
+
+def test_an_alert_matches_a_spike_of_its_item_and_direction_from_its_onset_to_the_bucket_after_its_end() -> None:
+    wanted = [target(1, 10, 14), target(1, 30, 32, side=1), target(2, 10, 14)]
+    result = match([(9, 1, 0), (10, 1, 0), (14, 2, 0), (30, 1, 0), (32, 1, 1)], wanted, 0)
+    assert result.found == {0: 10, 1: 32, 2: 14}
+    assert result.false == 2  # too early, and in the wrong direction
+
+
+def test_a_second_alert_about_the_same_spike_is_false() -> None:
+    assert match([(10, 1, 0), (12, 1, 0)], [target(1, 10, 14)], 0).false == 1
+
+
+def test_a_spike_that_the_hours_cut_off_is_neither_to_be_found_nor_false() -> None:
+    cut = [target(1, 2, 8, whole=False)]
+    result = match([(8, 1, 0), (8 + WINDOW, 1, 0), (9 + WINDOW, 1, 0), (8, 1, 1), (4, 1, 0)], cut, 5)
+    assert result.found == {}
+    assert result.false == 2  # long over, and in the other direction; before the hours that count nothing is looked at
