@@ -91,7 +91,7 @@ def match(alerts: list[tuple[int, int, int]], wanted: list[Target], first: int) 
             continue
         for place in by_item.get(item, ()):
             target = wanted[place]
-            if not target.whole and target.side == side and target.first <= hour <= target.last + WINDOW:
+            if not target.whole and target.side == side and target.first <= hour <= target.last:
                 break
             if target.whole and place not in found and target.side == side and target.first <= hour <= target.last:
                 found[place] = hour
