@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stream.bench.spike_score import Target, match
+import numpy as np
+
+from stream.bench.spike_score import Target, match, openings
 
 
 def target(item: int, first: int, last: int, side: int = 0, whole: bool = True) -> Target:
@@ -25,3 +27,10 @@ def test_a_spike_that_the_hours_cut_off_is_neither_to_be_found_nor_false() -> No
     result = match([(8, 1, 0), (9, 1, 0), (8, 1, 1), (4, 1, 0)], cut, 5)
     assert result.found == {}
     assert result.false == 2  # over, and in the other direction; before the hours that count nothing is looked at
+
+
+def test_what_was_over_the_threshold_before_the_hours_that_count_opens_no_more() -> None:
+    scores = np.zeros((2, 100, 2), np.float32)
+    scores[0, 55:65, 0] = 9  # goes on from before
+    scores[0, 70, 1] = scores[0, 75, 1] = scores[0, 90, 1] = 9
+    assert openings(scores, 8.0, 60) == [(70, 1, 0), (90, 1, 0)]

@@ -107,14 +107,16 @@ def openings(scores: Scores, threshold: float, first: int, rest: int = 12) -> li
     Args:
         scores: of all hours.
         threshold: from which on there is an alert.
-        first: the first hour that counts.
+        first: the first hour that counts; what opened earlier and goes on opens no more.
         rest: hours below the threshold after which a further alert is one.
     """
-    side, hour, item = np.nonzero(scores[:, first:] >= threshold)
+    begin = max(0, first - WINDOW)
+    side, hour, item = np.nonzero(scores[:, begin:] >= threshold)
     order = np.lexsort((hour, item, side))
-    side, hour, item = side[order], hour[order] + first, item[order]
+    side, hour, item = side[order], hour[order] + begin, item[order]
     new = np.ones(len(hour), np.bool_)
     new[1:] = (side[1:] != side[:-1]) | (item[1:] != item[:-1]) | (hour[1:] - hour[:-1] > rest)
+    new &= hour >= first
     alerts = zip(hour[new].tolist(), item[new].tolist(), side[new].tolist(), strict=True)
     return sorted(alerts)
 
