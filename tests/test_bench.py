@@ -27,6 +27,7 @@ def test_the_benchmark_measures_the_whole_engine(tmp_path: Path, capsys: pytest.
         "limit_events_per_second",
         "steps",
         "latency_ms",
+        "steady_cores",
         "peak_memory_bytes",
     }
     assert results["broker"] == "embedded"
@@ -41,6 +42,7 @@ def test_the_benchmark_measures_the_whole_engine(tmp_path: Path, capsys: pytest.
     assert results["steps"]["forecast.publish"] > 0
     assert results["latency_ms"]["rate"] == 500
     assert 0 < results["latency_ms"]["p50"] <= results["latency_ms"]["p99"]
+    assert 0 < results["steady_cores"] < 8
     assert results["peak_memory_bytes"] > 50 * 2**20
     # Forecasts were made, at every hour of the four and at midnight.
     assert "1 of 1d" in said

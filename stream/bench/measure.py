@@ -357,12 +357,12 @@ def latency(config: Config, topic: str, rate: float, seconds: float, progress: P
         stop: set from outside.
 
     Returns:
-        p50 and p99 in ms.
+        p50 and p99 in ms, and cores: how many the engine, both stages with their clients, kept busy meanwhile.
     """
     report = Latencies(Metrics(process=False))
     engine = Engine(config, report)
     events = int(rate * (WARM_UP_SECONDS + seconds))
-    begun = 0.0
+    begun = counted = cpu = 0.0
     halt = threading.Event()
     failures: list[BaseException] = []
 
@@ -373,9 +373,11 @@ def latency(config: Config, topic: str, rate: float, seconds: float, progress: P
             failures.append(failure)
 
     def sent(count: int) -> None:
-        nonlocal begun
+        nonlocal begun, counted, cpu
         begun = begun or time.monotonic()
         report.counting = time.monotonic() - begun >= WARM_UP_SECONDS
+        if report.counting and not counted:
+            counted, cpu = time.monotonic(), time.process_time()
         if stop.is_set():
             raise KeyboardInterrupt
         progress("latency", min(count, events), events)
@@ -385,6 +387,7 @@ def latency(config: Config, topic: str, rate: float, seconds: float, progress: P
     try:
         with sending(Task(kafka=config.kafka, topic=topic, task="steady", events=events, rate=rate), sent) as wait:
             done = wait()
+        cores = (time.process_time() - cpu) / (time.monotonic() - counted) if counted else None
         if done.late_ms > 200:
             logger.warning("the shop could not keep its pace: it was up to %.0f ms late, so its messages came in bursts", done.late_ms)
         _settle(report, done.messages)
@@ -393,7 +396,7 @@ def latency(config: Config, topic: str, rate: float, seconds: float, progress: P
         thread.join()
     if failures:
         raise failures[0]
-    return report.percentiles_ms()
+    return {**report.percentiles_ms(), "cores": None if cores is None else round(cores, 2)}
 
 
 def _settle(report: Report, messages: Mapping[str, int]) -> None:

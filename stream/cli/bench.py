@@ -272,7 +272,8 @@ def _results(args: argparse.Namespace, sent: Sent, result: Throughput, waits: di
             for stage in sorted(result.step_seconds, reverse=True)
             for step in STEPS
         },
-        "latency_ms": {"rate": args.rate, **waits},
+        "latency_ms": {"rate": args.rate, "p50": waits["p50"], "p99": waits["p99"]},
+        "steady_cores": waits["cores"],
         "peak_memory_bytes": result.peak_memory_bytes,
     }
 
@@ -297,7 +298,8 @@ def _print(args: argparse.Namespace, results: dict[str, Any], sent: Sent, result
     table.add_row("buckets closed", ticks)
     table.add_row("records, exactly once", f"{records}; {result.commits:,} transactions")
     lag = results["latency_ms"]
-    table.add_row("latency to commit", f"p50 {lag['p50']} ms, p99 {lag['p99']} ms at {lag['rate']:,.0f} events/s")
+    steady = f"p50 {lag['p50']} ms, p99 {lag['p99']} ms at {lag['rate']:,.0f} events/s; {results['steady_cores']} cores busy"
+    table.add_row("latency to commit", steady)
     broker = "not ours to see" if result.broker_memory_bytes is None else f"{result.broker_memory_bytes / 2**20:,.0f} MiB"
     table.add_row("peak memory", f"{results['peak_memory_bytes'] / 2**20:,.0f} MiB (the broker apart: {broker})")
     console.print(table)
