@@ -44,7 +44,6 @@ METRICS, SERVE = 19_464, 19_465
 _CONFIG = """
 [kafka]
 bootstrap_servers = "{servers}"
-"nowcart.rest.ms" = 50
 [time]
 zone = "Europe/London"
 out_of_orderness = "2s"
@@ -252,6 +251,9 @@ def measure(args: argparse.Namespace, pids: dict[str, int]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--kafka", metavar="HOST:PORT", help="a Kafka to run on; topics bench.*, deleted at the end; default: the embedded broker"
+    )
     parser.add_argument("--readers", type=int, default=1_000)
     parser.add_argument("--requests", type=int, default=500, help="a second")
     parser.add_argument("--rate", type=int, default=20_000, help="clickstream events a second")
@@ -260,11 +262,13 @@ def main() -> None:
     args = parser.parse_args()
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        broker = stack.enter_context(EmbeddedBroker())
-        kafka = kin(os.getpid())[1]
-        text = as_toml({"sources": sources("bench")}) + _CONFIG.format(
-            servers=broker.bootstrap_servers, folder=folder, metrics=METRICS, serve=SERVE
-        )
+        pids: dict[str, int] = {}
+        if args.kafka is None:
+            servers = f'{stack.enter_context(EmbeddedBroker()).bootstrap_servers}"\n"nowcart.rest.ms" = "50'
+            pids["broker"] = kin(os.getpid())[1]
+        else:
+            servers = args.kafka
+        text = as_toml({"sources": sources("bench")}) + _CONFIG.format(servers=servers, folder=folder, metrics=METRICS, serve=SERVE)
         file = Path(folder) / "bench.toml"
         file.write_text(text, encoding="utf-8")
         try:
@@ -273,7 +277,9 @@ def main() -> None:
             sys.exit(f"{error}\n{text}")
         keep = dict.fromkeys(("activity", "intent", "demand", "spikes", "deadletter"), 64 * 1024 * 1024)
         shop = [Topic(f"bench.{name.split('.')[1]}", 4, {"retention.bytes": str(64 * 1024 * 1024)}) for name in TOPICS.values()]
-        Admin(config.kafka).create([*shop, *own_topics(config, keep)])
+        topics = [*shop, *own_topics(config, keep)]
+        stack.callback(Admin(config.kafka).delete, [topic.name for topic in topics])
+        Admin(config.kafka).create(topics)
         warm_s = 90  # so that two buckets close before anything is measured
         task = Task(
             kafka=dict(config.kafka), topic="bench", task="steady", events=args.rate * (warm_s + args.seconds + 120), rate=args.rate
@@ -294,7 +300,7 @@ def main() -> None:
         for name, process in (("the engine", engine), ("serve", serving), ("the shop", feeding)):
             if process.poll() is not None:
                 sys.exit(f"{name} ended with status {process.returncode}")
-        figures = measure(args, {"serve": serving.pid, "engine": engine.pid, "broker": kafka, "shop": feeding.pid})
+        figures = measure(args, {**pids, "serve": serving.pid, "engine": engine.pid, "shop": feeding.pid})
     print(json.dumps(figures, indent=2))
     if args.json:
         args.json.write_text(json.dumps(figures), encoding="utf-8")
