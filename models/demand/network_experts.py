@@ -144,6 +144,8 @@ class NetworkAdapted(NetworkExpert):
         super().__init__(spec, device)
         self._group = groups_of(spec)
         self._held = SlotArrays()
+        """Without slots until there are weights."""
+        self._room = 0
         groups = len(spec.probes)
         for group, probe in enumerate(spec.probes):
             self._held.add(f"features.{group}", np.float16, 0, (probe, _COLUMNS - 1))
@@ -161,6 +163,7 @@ class NetworkAdapted(NetworkExpert):
         """As every network's; what was learnt about other weights is forgotten."""
         if not super().load(weights):
             return False
+        self._held.resize(self._room)
         if keep:
             return True
         self._matrix[:], self._right[:], self._weights[:] = 0, 0, 0
@@ -171,12 +174,15 @@ class NetworkAdapted(NetworkExpert):
     def resize(self, capacity: int) -> None:
         """Room for slots [0, capacity)."""
         super().resize(capacity)
-        self._held.resize(capacity)
+        self._room = capacity
+        if self.active or self._held.capacity:
+            self._held.resize(capacity)
 
     def forget(self, slots: Ints) -> None:
         """Makes these slots cold."""
         super().forget(slots)
-        self._held.forget(slots)
+        if self._held.capacity:
+            self._held.forget(slots)
 
     def raw(self, window: Window, horizon: int, levels: tuple[float, ...]) -> Float32:
         """The network's quantiles, moved."""
