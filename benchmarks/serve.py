@@ -42,8 +42,6 @@ from stream.topics import own_topics
 METRICS, SERVE = 19_464, 19_465
 
 _CONFIG = """
-[kafka]
-bootstrap_servers = "{servers}"
 [time]
 zone = "Europe/London"
 out_of_orderness = "2s"
@@ -264,11 +262,11 @@ def main() -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         pids: dict[str, int] = {}
         if args.kafka is None:
-            servers = f'{stack.enter_context(EmbeddedBroker()).bootstrap_servers}"\n"nowcart.rest.ms" = "50'
+            servers: dict[str, Any] = {"bootstrap_servers": stack.enter_context(EmbeddedBroker()).bootstrap_servers, "nowcart.rest.ms": 50}
             pids["broker"] = kin(os.getpid())[1]
         else:
-            servers = args.kafka
-        text = as_toml({"sources": sources("bench")}) + _CONFIG.format(servers=servers, folder=folder, metrics=METRICS, serve=SERVE)
+            servers = {"bootstrap_servers": args.kafka}
+        text = as_toml({"kafka": servers, "sources": sources("bench")}) + _CONFIG.format(folder=folder, metrics=METRICS, serve=SERVE)
         file = Path(folder) / "bench.toml"
         file.write_text(text, encoding="utf-8")
         try:

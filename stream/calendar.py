@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ _FIRST_YEAR, _LAST_YEAR = 1990, 2060
 _EPOCH = dt.date(1970, 1, 1).toordinal()
 
 
+@lru_cache(maxsize=4)
 def holiday_days(place: str) -> tuple[int, ...]:
     """All public holidays from 1990 to 2060, as they are known today: days since 1970-01-01, ascending.
 

@@ -145,7 +145,6 @@ class NetworkAdapted(NetworkExpert):
         self._group = groups_of(spec)
         self._held = SlotArrays()
         """Without slots until there are weights."""
-        self._room = 0
         groups = len(spec.probes)
         for group, probe in enumerate(spec.probes):
             self._held.add(f"features.{group}", np.float16, 0, (probe, _COLUMNS - 1))
@@ -163,7 +162,7 @@ class NetworkAdapted(NetworkExpert):
         """As every network's; what was learnt about other weights is forgotten."""
         if not super().load(weights):
             return False
-        self._held.resize(self._room)
+        self._held.resize(self.slots.capacity)
         if keep:
             return True
         self._matrix[:], self._right[:], self._weights[:] = 0, 0, 0
@@ -174,7 +173,6 @@ class NetworkAdapted(NetworkExpert):
     def resize(self, capacity: int) -> None:
         """Room for slots [0, capacity)."""
         super().resize(capacity)
-        self._room = capacity
         if self.active or self._held.capacity:
             self._held.resize(capacity)
 

@@ -91,10 +91,9 @@ def match(alerts: list[tuple[int, int, int]], wanted: list[Target], first: int) 
             continue
         for place in by_item.get(item, ()):
             target = wanted[place]
-            if not target.whole and target.side == side and target.first <= hour <= target.last:
-                break
-            if target.whole and place not in found and target.side == side and target.first <= hour <= target.last:
-                found[place] = hour
+            if place not in found and target.side == side and target.first <= hour <= target.last:
+                if target.whole:
+                    found[place] = hour
                 break
         else:
             false += 1

@@ -14,9 +14,9 @@ from stream.engine.facts import NEVER, SHARE, STATIC, VALUE, FactRows, MeasuredR
 
 STOCK, LAUNCHED, CATEGORY, BRAND = "stock", "launched", "category", "brand"
 CLOSED = "closed"
+"""The signal that declares the shop shut."""
 HOLIDAY = "holiday"
 """The share of a bucket that is a public holiday; from the calendar where a country is configured, or told by the shop."""
-"""The signal that declares the shop shut."""
 _OFF = frozenset({"none", "no", "false", "off", "0", "null"})
 """Promotions that are none: they end one that was announced until further notice."""
 

@@ -46,18 +46,19 @@ def got(value: Any) -> str:
     return text[:_SHOWN] + "…" if len(text) > _SHOWN else text
 
 
-def by_type(values: list[Any]) -> Iterator[tuple[type, list[int] | None, list[Any]]]:
+def by_type(values: list[Any], kinds: set[type] | None = None) -> Iterator[tuple[type, list[int] | None, list[Any]]]:
     """Splits a column by the types of its values, so that each part can be read at once.
 
     Args:
         values: any mixture.
+        kinds: their types, where these are known.
 
     Yields:
         The type, the rows (None: all of them), their values.
     """
-    kinds = set(map(type, values))
+    kinds = set(map(type, values)) if kinds is None else kinds
     if len(kinds) == 1:
-        yield kinds.pop(), None, values
+        yield next(iter(kinds)), None, values
         return
     types = list(map(type, values))
     for kind in kinds:

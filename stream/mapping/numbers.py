@@ -93,12 +93,12 @@ def read_micro(values: list[Any], field: str, faults: Faults, required: bool) ->
         except OverflowError:
             pass
         else:
-            there = np.flatnonzero(numbers == numbers)
-            read, fine = _fixed(numbers[there], _Picked(values, there))
+            there = numbers == numbers
+            read, fine = _fixed(np.where(there, numbers, 0.0), values)
             if fine.all():
-                micro[there] = read
+                micro[there] = read[there]
                 return micro
-    for kind, rows, part in by_type(values):
+    for kind, rows, part in by_type(values, kinds):
         if kind is type(None) and not required:
             continue  # most events carry no price: no call for each of them
         numbered = range(len(part)) if rows is None else rows
@@ -120,19 +120,6 @@ def read_micro(values: list[Any], field: str, faults: Faults, required: bool) ->
         for index in np.flatnonzero(~fine).tolist():
             _note_number(values[numbered[index]], numbered[index], field, faults, required)
     return micro
-
-
-class _Picked(Sequence[Any]):
-    """Some of a list's values, taken out when looked at."""
-
-    def __init__(self, values: list[Any], rows: Ints) -> None:
-        self._values, self._rows = values, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self._values[self._rows[place]]
 
 
 def _bounded(values: list[int]) -> list[int] | Ints:
