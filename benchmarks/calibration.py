@@ -1,8 +1,9 @@
 """Are the quantiles kept, and for how long not, after demand has doubled? On the real shops' files, by their protocols. `make calibration`.
 
 For each shop and method: the share of actuals below and at or below each level, overall, by velocity third and by horizon group, with standard errors
-clustered by week. Then the same after a doubling: the target is doubled from a date on, rounds are issued 14 to 27 steps later, and their
-levels stand beside those of the same rounds on the undoubled series.
+clustered by week. Then what it is worth that the engine goes on learning between rounds (`--adapt`), and its levels with it. Then a doubling:
+networks are trained once, the engine goes on as live, the target is doubled from a date on, a round is issued at every step, and those of 14 to
+27 steps later stand beside the same rounds on the undoubled series. Last, what is asked and what was reached.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks import online_retail, orange_juice
-from benchmarks.shops import Protocol, cut, run
+from benchmarks.shops import Protocol, Verdict, cut, print_verdicts, run
 from stream.backtest.data import Dataset, Round
-from stream.backtest.method import Task
 from stream.backtest.peers import make_methods
-from stream.backtest.run import THIRDS, Backtest, Outcome, cells_of, group_names, velocity_thirds
-from stream.backtest.scores import level_kept
+from stream.backtest.run import THIRDS, Backtest, Outcome, cells_of, compare, group_names, velocity_thirds
+from stream.backtest.scores import Cells, level_kept, score, wql
 from stream.engine.time import WEEK_MS
 from stream.tables import UserError
 
@@ -88,19 +88,18 @@ def doubled(data: Dataset, column: int) -> Dataset:
 
 
 def doubling_rounds(data: Dataset, protocol: Protocol, last: int) -> tuple[int, tuple[Round, ...]]:
-    """The column from which demand doubles, and rounds issued FIRST_AFTER to LAST_AFTER steps later, as many as the history holds.
+    """The column from which demand doubles, and rounds issued 0 to LAST_AFTER steps later.
 
     Args:
         data: of the shop.
         protocol: of the shop.
         last: column of the last step.
     """
-    cuts = np.arange(LAST_AFTER - FIRST_AFTER + 1)[::-1]
-    cuts = last + 1 - protocol.horizon - cuts
-    begins = int(cuts[-1]) - protocol.gap - LAST_AFTER
+    begins = last + 1 - protocol.horizon - protocol.gap - LAST_AFTER
     if begins < 30:
         raise UserError(f"{protocol.name} must have 30 steps before a doubling; there are {begins}")
-    return begins, tuple(Round(k, int(at), int(at) - protocol.gap, protocol.horizon) for k, at in enumerate(cuts, start=1))
+    ends = range(begins, begins + LAST_AFTER + 1)
+    return begins, tuple(Round(k, end + protocol.gap, end, protocol.horizon) for k, end in enumerate(ends))
 
 
 def print_levels(title: str, groups: dict[str, list[dict[str, Any]]]) -> None:
@@ -126,8 +125,8 @@ def print_levels(title: str, groups: dict[str, list[dict[str, Any]]]) -> None:
         print(f"  standard errors, clustered by week: {min(errors):.3f} to {max(errors):.3f}; * off by more than two of its own")
 
 
-def measure(name: str, models: Sequence[str]) -> dict[str, Any]:
-    """Both experiments on one shop.
+def measure(name: str, models: Sequence[str]) -> tuple[dict[str, Any], list[Verdict]]:
+    """All experiments on one shop.
 
     Args:
         name: of the shop.
@@ -137,25 +136,93 @@ def measure(name: str, models: Sequence[str]) -> dict[str, Any]:
     table: pa.Table = prepare()
     data, rounds, task = cut(table, protocol)
     found: dict[str, Any] = {"levels": {}, "doubling": {}}
+    verdicts: list[Verdict] = []
     result = run(data, rounds, task, make_methods(models, data))
     for outcome in result.outcomes:
         found["levels"][outcome.name] = kept(result, outcome)
         print_levels(f"{protocol.name}, {outcome.name}: share below – at or below each level", found["levels"][outcome.name])
-    last = rounds[-1].cut + rounds[-1].horizon - 1
-    begins, after = doubling_rounds(data, protocol, last)
-    plain, twice = (_levels(one, after, task, models) for one in (data, doubled(data, begins)))
-    for model in plain:
-        found["doubling"][model] = {"undoubled": plain[model], "doubled": twice[model]}
-        print_levels(
-            f"{protocol.name}, {model}: forecasts issued {FIRST_AFTER} to {LAST_AFTER} steps after demand doubled",
-            {"all": twice[model]["all"], "undoubled": plain[model]["all"]},
-        )
-    return found
+    if "nowcart" in found["levels"]:
+        off = next(one for one in result.outcomes if one.name == "nowcart")
+        verdicts += _levels_asked(protocol.name, result, off, found["levels"]["nowcart"])
+        adapting = run(data, rounds, replace(task, adapt=True), make_methods(["nowcart"], data))
+        on = adapting.outcomes[0]
+        found["levels"]["nowcart --adapt"] = kept(adapting, on)
+        print_levels(f"{protocol.name}, nowcart --adapt", found["levels"]["nowcart --adapt"])
+        found["adapt"], verdict = _worth(protocol.name, result, on, off)
+        verdicts.append(verdict)
+    begins, after = doubling_rounds(data, protocol, rounds[-1].cut + rounds[-1].horizon - 1)
+    live = replace(task, retrain="never", adapt=True)
+    pair = [run(one, after, live, make_methods(models, data)) for one in (data, doubled(data, begins))]
+    for plain, twice in zip(*(one.outcomes for one in pair), strict=True):
+        curves = [_errors(one, outcome) for one, outcome in zip(pair, (plain, twice), strict=True)]
+        found["doubling"][plain.name] = {"undoubled": curves[0], "doubled": curves[1]}
+        _print_curve(f"{protocol.name}, {plain.name}: largest error of an interval, of rounds by steps after demand doubled", *curves)
+        if plain.name == "nowcart":
+            worse = max(now - before for now, before in zip(curves[1]["pooled"].values(), curves[0]["pooled"].values(), strict=True))
+            asked = f"{protocol.name}: {FIRST_AFTER} to {LAST_AFTER} steps after demand doubled, intervals at most 3 points worse"
+            verdicts.append(Verdict(asked, f"{100 * worse:+.1f} points", worse <= 0.03))
+    return found, verdicts
 
 
-def _levels(data: Dataset, rounds: Sequence[Round], task: Task, models: Sequence[str]) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    result = run(data, rounds, task, make_methods(models, data))
-    return {outcome.name: kept(result, outcome) for outcome in result.outcomes}
+def _interval_errors(cells: Cells, levels: Sequence[float]) -> dict[str, float]:
+    """Of each central interval, by its nominal coverage."""
+    return {name: span["error"] for name, span in score(cells, levels)["coverage"].items()}
+
+
+def _levels_asked(shop: str, result: Backtest, outcome: Outcome, groups: dict[str, list[dict[str, Any]]]) -> list[Verdict]:
+    cells, *_ = cells_of(result, outcome)
+    spans = _interval_errors(cells, result.task.levels)
+    ends = {one["level"]: one["error"] for one in groups["all"] if one["level"] in (0.9, 0.95, 0.99)}
+    off = []
+    for name, rows in groups.items():
+        for one in rows:
+            reach = max(0.04, 2 * (one["standard_error"] or 0.0))
+            if name != "all" and one["n"] and one["error"] > reach:
+                off.append(f"{name} at {one['level']:g} by {100 * one['error']:.1f} of {100 * reach:.1f}")
+    told = ", ".join(f"{float(name):.0%} {100 * error:.1f}" for name, error in spans.items())
+    return [
+        Verdict(f"{shop}: intervals kept within 2 points", told, max(spans.values()) <= 0.02),
+        Verdict(
+            f"{shop}: the highest levels within 1 point",
+            ", ".join(f"{level:g} {100 * error:.1f}" for level, error in ends.items()),
+            max(ends.values()) <= 0.01,
+        ),
+        Verdict(f"{shop}: thirds and horizon groups within 4 points or 2 standard errors", "; ".join(off) or "all", not off),
+    ]
+
+
+def _worth(shop: str, result: Backtest, on: Outcome, off: Outcome) -> tuple[dict[str, Any], Verdict]:
+    """What adapting between rounds is worth."""
+    gap = compare(result, on, off)
+    assert gap is not None
+    cells, *_ = cells_of(result, off)
+    base = wql(cells.actual, cells.quantiles, result.task.levels)
+    share = gap.value / base if base else 0.0
+    text = f"{gap.value:+.4f} [{gap.low or 0:+.4f}, {gap.high or 0:+.4f}], {share:+.1%}"
+    told = {"wql_difference": gap.value, "low": gap.low, "high": gap.high, "frozen": base}
+    return told, Verdict(f"{shop}: --adapt at most 0.5 % worse than without", text, share <= 0.005)
+
+
+def _errors(result: Backtest, outcome: Outcome) -> dict[str, Any]:
+    """Errors of the central intervals: of the rounds FIRST_AFTER to LAST_AFTER together, and of each round."""
+    cells, r, *_ = cells_of(result, outcome)
+
+    def errors(rows: NDArray[np.bool_]) -> dict[str, float]:
+        return _interval_errors(cells.pick(rows), result.task.levels)
+
+    rounds = {one.number: errors(r == k) for k, one in enumerate(result.rounds) if (r == k).any()}
+    return {"pooled": errors((r >= FIRST_AFTER) & (r <= LAST_AFTER)), "rounds": rounds}
+
+
+def _print_curve(title: str, plain: dict[str, Any], twice: dict[str, Any]) -> None:
+    print(f"\n{title}")
+    print(f"  {'steps after':<16}" + f"{'undoubled':>12}{'doubled':>12}")
+    for number in plain["rounds"]:
+        before, now = (max(one["rounds"][number].values()) for one in (plain, twice))
+        print(f"  {number:<16}{before:12.3f}{now:12.3f}  {'#' * round(100 * now)}")
+    for name in plain["pooled"]:
+        what = f"{float(name):.0%}, {FIRST_AFTER} to {LAST_AFTER}"
+        print(f"  {what:<16}{plain['pooled'][name]:12.3f}{twice['pooled'][name]:12.3f}")
 
 
 def main() -> int:
@@ -166,7 +233,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     try:
-        found = {name: measure(name, args.models.split(",")) for name in args.shops.split(",")}
+        measured = {name: measure(name, args.models.split(",")) for name in args.shops.split(",")}
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -174,8 +241,8 @@ def main() -> int:
         print(f"--shops must be of {', '.join(SHOPS)}; got {error}", file=sys.stderr)
         return 2
     if args.json is not None:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return 0
+        args.json.write_text(json.dumps({name: found for name, (found, _) in measured.items()}, indent=2) + "\n", encoding="utf-8")
+    return 0 if print_verdicts([verdict for _, verdicts in measured.values() for verdict in verdicts]) else 1
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shops import data_file
+from benchmarks.shops import Verdict, data_file, print_verdicts
 from stream.cli.main import main as nowcart
 from stream.tables import UserError
 
@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="all tables")
     args = parser.parse_args()
     tables: dict[str, Any] = {}
-    verdicts: list[tuple[str, str, str, bool]] = []
+    verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only or RUNS:
             out = Path(folder) / f"{name}.json"
@@ -93,13 +93,10 @@ def main() -> int:
             if status:
                 return status
             tables[name] = json.loads(out.read_text(encoding="utf-8"))
-            verdicts += [(name, *line) for line in _asked(name, tables[name])]
+            verdicts += [Verdict(f"{name:8} {what}", reached, good) for what, reached, good in _asked(name, tables[name])]
     if args.json is not None:
         args.json.write_text(json.dumps(tables, indent=1), encoding="utf-8")
-    print("\nasked and reached")
-    for name, what, reached, good in verdicts:
-        print(f"  {'yes' if good else 'NO ':3} {name:8} {what}: {reached}")
-    return 0 if all(good for *_, good in verdicts) else 1
+    return 0 if print_verdicts(verdicts) else 1
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ its time when it is handed to the server, and seen when its number stands in the
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-from tests.serve.rig import Rig, config, demand, intent, spike
+from tests.serve.rig import CHROMIUM, Rig, config, demand, intent, spike
 
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"
 PLACES = {
@@ -64,13 +63,12 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
-    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
     names = [f"item {n:05}" for n in range(args.items)]
     with Rig(config()) as rig, sync_playwright() as playwright:
         for hour in range(24):
             rig.give("demand", [demand(name, hour, observed=(n * 7 + hour) % 50, mean=n % 40) for n, name in enumerate(names)])
         rig.give("intent", [intent(f"session-{n}", n / 50, n) for n in range(40)])
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         print(f"{args.items} items, milliseconds{'median':>33} {'worst':>7}")
         for place, shown in PLACES.items():
             times = [opened(browser, f"{rig.server.url}#{place}", shown) for _ in range(args.rounds)]

@@ -26,6 +26,12 @@ _FIRST_TICKS = 4.0
 """Beginnings, and new experts, are learnt quickly: the gain falls from the first to the steady one as 1 / (1 + ticks / this)."""
 _EXPECTED = 3.0
 """A tick in which so many items are expected beyond a level (on its rarer side) moves its tracker half as far as one with very many."""
+_WIDE = 0.5
+"""Standard deviation, on the trackers' scale, from which on forecasts move them by whole gains; a tracker of narrower ones moves by as much less."""
+_LEAST_WIDE = 0.01
+_LEAP = 0.03
+"""A step longer than this is looked at: it ends where those that were missed lie, on average. Far levels come back from beyond by a twentieth of what
+brought them there."""
 _WIDEST = 1.5
 _FLATTEST = 0.2
 """Of the normal density that the gains are divided by: beyond it a level is so rare that its tracker would leap."""
@@ -55,6 +61,8 @@ class Conformal:
         self._below: Float64 = np.zeros(shape)
         self._within: Float64 = np.zeros(shape)
         self._scored: Float64 = np.zeros((groups, classes + 1))
+        self._ends = int(np.argmin(np.abs(self.levels - 0.1))), int(np.argmin(np.abs(self.levels - 0.9)))
+        """Places of the levels whose distance tells how wide a forecast is."""
         self._slope = np.maximum(np.exp(-(sp.ndtri(self.levels) ** 2) / 2) / np.sqrt(2 * np.pi), _FLATTEST)
 
     def shifts(self) -> Float32:
@@ -84,14 +92,17 @@ class Conformal:
         n = np.maximum(count, 1.0)
         steady = _GAIN + (_FIRST_GAIN - _GAIN) / (1.0 + self._ticks[group] / _FIRST_TICKS)
         own_factor = np.exp(self._shift[group]).astype(np.float32)
+        steady = steady * self._width(said, own_factor[classes], both, n, whole)
         self._scored[group] = self._scored[group] * np.where(scored, _MEMORY, 1.0) + count
         for level, p in enumerate(self.levels):
             published = corrected(said[level], factor[classes, level], whole)
-            own = reached(corrected(said[level], own_factor[classes, level], whole), y, whole)
-            pool = reached(corrected(said[level], own_factor[-1, level], whole), y, whole)
-            share = pooled(both, np.concatenate([own, pool]), self.classes + 1) / n
+            # By the class's own correction, then by that of all.
+            tracked = [corrected(said[level], f, whole) for f in (own_factor[classes, level], own_factor[-1, level])]
+            share = pooled(both, np.concatenate([reached(x, y, whole) for x in tracked]), self.classes + 1) / n
             rare = count * min(p, 1 - p)
             step = np.where(scored, steady * rare / (rare + _EXPECTED), 0.0) * (p - share) / self._slope[level]
+            if (np.abs(step) > _LEAP).any():
+                step = _bounded(step, both, np.concatenate([_off(x, y, whole) for x in tracked]))
             self._shift[group, :, level] = np.clip(self._shift[group, :, level] + step, -_WIDEST, _WIDEST)
             q = rounded(published, whole)
             fade = np.where(scored, _MEMORY, 1.0)
@@ -100,6 +111,25 @@ class Conformal:
                 kept[group, :, level] = kept[group, :, level] * fade + hits
         self._items[group] = np.minimum(self._items[group] * _MEMORY + count, 1e6)
         self._ticks[group] += scored
+
+    def _width(self, said: Float32, factor: Float32, both: Ints, n: Float64, whole: NDArray[np.bool_]) -> Float64:
+        """float64[classes + 1], at most 1: how wide forecasts are, with their corrections, beside _WIDE.
+
+        A tracker has to move by shares of what it corrects: by 20 % a tick, the sales of a department that vary by 10 % are never found.
+        What is asked is how wide they say that they are, not how far off they were: errors that move a tracker by their size move it to
+        another level.
+        """
+        low, high = self._ends
+        z = float(sp.ndtri(self.levels[high]) - sp.ndtri(self.levels[low]))
+        if z <= 0:
+            return np.ones(self.classes + 1)
+        unit = np.where(whole, np.float32(1), np.float32(0))
+        ends = [(said[at] + unit) * factor[:, at] for at in (low, high)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            wide = np.log(ends[1] / ends[0])
+        wide = np.clip(np.nan_to_num(wide, nan=z, posinf=z, neginf=0.0), 0.0, z).astype(np.float64)
+        mean = pooled(both, np.concatenate([wide, wide]), self.classes + 1) / n / z
+        return np.clip(mean, _LEAST_WIDE, _WIDE) / _WIDE
 
     def coverage(self) -> dict[str, dict[str, float]]:
         """Per level the recent shares below and at or below, over all groups and classes; no entry before anything was scored."""
@@ -133,6 +163,30 @@ class Conformal:
         self._shift, self._items = np.array(state["shift"], np.float64), np.array(state["items"], np.float64)
         self._ticks, self._scored = np.array(state["ticks"], np.float64), np.array(state["scored"], np.float64)
         self._below, self._within = np.array(state["below"], np.float64), np.array(state["within"], np.float64)
+
+
+def _off(x: Float32, y: Float32, whole: NDArray[np.bool_]) -> Float64:
+    """float64, by how much demand lies above a quantile, on the trackers' scale.
+
+    Args:
+        x: float32, with its correction.
+        y: float32.
+        whole: bool.
+    """
+    tiny = 1e-6
+    told = np.where(whole, x + np.float32(1), x).astype(np.float64)
+    came = np.where(whole, y + np.float32(0.5), y).astype(np.float64)
+    return np.asarray(np.clip(np.log(np.maximum(came, tiny) / np.maximum(told, tiny)), -_WIDEST, _WIDEST), dtype=np.float64)
+
+
+def _bounded(step: Float64, both: Ints, off: Float64) -> Float64:
+    """float64[classes + 1], steps that end no farther than the mean of those that were missed on their side."""
+    reach = []
+    for side in (off, -off):
+        there = np.maximum(side, 0.0)
+        count = np.bincount(both, weights=(side > 0).astype(np.float64), minlength=len(step))
+        reach.append(pooled(both, there, len(step)) / np.maximum(count, 1.0))
+    return np.asarray(np.clip(step, -reach[1], reach[0]), dtype=np.float64)
 
 
 def corrected(x: Float32, factor: Float32, whole: NDArray[np.bool_]) -> Float32:

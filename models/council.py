@@ -55,9 +55,11 @@ class Council:
             expert: its place.
         """
         others = np.delete(np.arange(self.experts), expert)
-        self._loss[:, :, expert] = self._loss[:, :, others].min(axis=2) if len(others) else 0.0
-        for values in (self._square, self._range):
-            values[:, :, expert] = values[:, :, others].max(axis=2) if len(others) else 0.0
+        if not len(others):
+            return
+        best = others[self._loss[:, :, others].argmin(axis=2)][:, :, None]
+        for values in (self._loss, self._square, self._range):
+            values[:, :, expert] = np.take_along_axis(values, best, axis=2)[:, :, 0]
 
     def update(self, group: int, losses: Float64, items: Float64) -> None:
         """Takes what the experts lost at a tick.

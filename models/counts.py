@@ -43,6 +43,19 @@ def _step(values: NDArray[np.float32]) -> Int32:
     return np.asarray(values.view(np.int32) >> _STEP_BITS, dtype=np.int32)
 
 
+def _split(key: Float32, low: float) -> tuple[Int32, Float32]:
+    """The step at or below each key, counted from that of `low`, and how far it is to the next, in [0, 1).
+
+    Args:
+        key: float32[cells], contiguous.
+        low: a power of two.
+    """
+    bits = key.view(np.int32)
+    row = bits >> _STEP_BITS
+    row -= _step(np.array([low], np.float32))[0]
+    return row, (bits & _LOW_BITS).astype(np.float32) * np.float32(2.0**-_STEP_BITS)
+
+
 def _grid(low: float, high: float) -> Float64:
     """Values at the table's steps from low up to high and one more; both powers of two."""
     first, last = int(_step(np.array([low], np.float32))[0]), int(_step(np.array([high], np.float32))[0])
@@ -84,7 +97,7 @@ class Counts:
 
         Args:
             means: float32[experts, cells].
-            dispersions: float32[experts, cells].
+            dispersions: float32[experts, cells], or [experts, items] where each item's holds for as many cells in a row.
             weights: float32[experts, cells], adding up to one over the experts.
             whole: bool[cells].
         """
@@ -94,35 +107,43 @@ class Counts:
         index = np.empty((cells, 2 * experts + 1), dtype=np.int32)
         weight = np.empty((cells, 2 * experts + 1), dtype=np.float32)
         shifted = np.zeros(cells, dtype=np.float32)
+        steps = cells // dispersions.shape[1]
+        broken = None if whole.all() else ~whole
         for e in range(experts):
             mean, dispersion, share = means[e], dispersions[e], weights[e]
-            large = (mean >= _LARGE) | ~whole
-            # Relative variance where a gamma is read; the mean itself where counts are.
-            with np.errstate(divide="ignore"):
-                inverse = np.float32(1) / np.maximum(mean, np.float32(1e-9))
-            key = np.where(large, np.where(whole, dispersion + inverse, dispersion), mean)
-            low = np.where(large, np.float32(self._v_low), np.float32(self._low))
-            high = np.where(large, np.float32(self._v_high), np.float32(_LARGE))
-            key = np.clip(key, low, high).astype(np.float32, copy=False)
-            bits = key.view(np.int32)
-            base = np.where(
-                large,
-                np.where(whole, np.int32(self._gamma_row), np.int32(self._hurdle_row)),
-                _dispersion_row(dispersion) * np.int32(self._rows),
+            # As if all were small counts; the few that are not are seen to apart.
+            key = np.clip(mean, np.float32(self._low), np.float32(_LARGE))
+            row, part = _split(key, self._low)
+            row += (
+                np.repeat(_dispersion_row(dispersion) * np.int32(self._rows), steps)
+                if steps > 1
+                else _dispersion_row(dispersion) * np.int32(self._rows)
             )
-            row = (bits >> _STEP_BITS) - _step(low) + base
-            part = (bits & _LOW_BITS).astype(np.float32) * np.float32(2.0**-_STEP_BITS)
-            scale = np.where(large, mean, np.float32(1)) * share
+            scale = share
+            large = mean >= _LARGE if broken is None else (mean >= _LARGE) | broken
+            if large.any():
+                some = np.flatnonzero(large)
+                scale = share.copy()
+                scale[some] *= mean[some]
+                row[some], part[some] = self._large(mean[some], dispersion[some // steps], whole[some])
+                shifted[some] += np.where(whole[some], share[some], np.float32(0))
             index[:, 2 * e] = row
             index[:, 2 * e + 1] = row + 1
             weight[:, 2 * e] = scale * (np.float32(1) - part)
             weight[:, 2 * e + 1] = scale * part
-            shifted += np.where(large & whole, share, np.float32(0))
         index[:, -1] = self._shift_row
         weight[:, -1] = shifted
         # One bag a cell: a weighted sum of rows in their order. 35 ns a cell of 11 rows of 9, against 280 ns in numpy.
         bags = embedding_bag(torch.from_numpy(index), self._table, per_sample_weights=torch.from_numpy(weight), mode="sum")
         return np.asarray(bags.numpy(), dtype=np.float32)
+
+    def _large(self, mean: Float32, dispersion: Float32, whole: Bools) -> tuple[Int32, Float32]:
+        """Where gammas are read, for large counts and for kilograms: by relative variance."""
+        with np.errstate(divide="ignore"):
+            inverse = np.float32(1) / np.maximum(mean, np.float32(1e-9))
+        key = np.clip(np.where(whole, dispersion + inverse, dispersion), np.float32(self._v_low), np.float32(self._v_high))
+        row, part = _split(key.astype(np.float32, copy=False), self._v_low)
+        return row + np.where(whole, np.int32(self._gamma_row), np.int32(self._hurdle_row)), part
 
     def quantiles(self, mean: Float32, dispersion: Float32, whole: Bools) -> Float32:
         """float32[n, levels, horizon], ascending over the levels, at least 0, whole numbers for whole items.

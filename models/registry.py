@@ -12,7 +12,7 @@ from models.demand.empirical import Empirical
 from models.demand.ewma import EWMA
 from models.demand.global_net import GlobalNet
 from models.demand.holt_winters import HoltWinters
-from models.demand.network_experts import NetworkAdapted, NetworkCounts, NetworkExpert
+from models.demand.network_experts import Boosted, NetworkAdapted, NetworkCounts, NetworkExpert
 from models.demand.river_linear import RiverLinear
 from models.demand.seasonal_naive import SeasonalNaive
 from models.demand.tsb import TSB
@@ -41,6 +41,7 @@ DEMAND: dict[str, type[Expert]] = {
         NetworkExpert,
         NetworkCounts,
         NetworkAdapted,
+        Boosted,
     )
 }
 """Experts for demand."""

@@ -1,7 +1,7 @@
 """The parts of river that nowcart uses, imported without what they bring along and never use: a quarter of a process's start.
 
-river.linear_model needs river.proba, which imports one name of scipy.stats, and that takes 0.4 s. It gets a stand-in here that
-loads the real one when it is first used.
+river.linear_model needs river.proba, which imports one name of scipy.stats, and that takes 0.4 s; river.preprocessing and river.drift
+bring along trees, data sets and images. They get stand-ins here that load the real one when it is first used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-_HEAVY = "scipy.stats"
+_HEAVY = ("scipy.stats", "scipy.ndimage", "river.drift.datasets", "river.tree", "river.tree.padded")
 
 
 class _OnFirstUse:
@@ -44,15 +44,14 @@ class _Later(ModuleType):
         return _OnFirstUse(self.__name__, name)
 
 
-_loaded = _HEAVY in sys.modules
-if not _loaded:
-    sys.modules[_HEAVY] = _Later(_HEAVY)
+_absent = [name for name in _HEAVY if name not in sys.modules]
+sys.modules |= {name: _Later(name) for name in _absent}
 try:
     from river import linear_model, optim, preprocessing, utils
     from river.drift import ADWIN
 finally:
-    if not _loaded:
-        del sys.modules[_HEAVY]  # everybody else gets the real one
+    for _name in _absent:
+        del sys.modules[_name]  # everybody else gets the real one
 
 
 @cache

@@ -49,7 +49,7 @@ WALLS: dict[str, tuple[str, ...]] = {
     "tensorboardX": ("stream.train.curves",),
     "wandb": ("stream.train.curves",),
     "statsforecast": ("stream.backtest.library",),
-    "lightgbm": ("stream.backtest.boosted", "stream.backtest.intent_peers"),
+    "lightgbm": ("models.demand.trees", "models.train.boosting", "stream.backtest.boosted", "stream.backtest.intent_peers"),
     "xgboost": ("stream.backtest.intent_peers",),
 }
 """One package, one place that knows it."""

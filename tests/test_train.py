@@ -65,6 +65,8 @@ def test_what_is_written_is_what_is_read_and_announced(made: Made, tmp_path: Pat
     again = weights_of(card, arrays)
     rows = torch.randn(5, again.layout.width)
     assert torch.equal(again.members[0](rows), made.weights.members[0](rows))
+    assert made.weights.trees is not None and again.trees is not None and made.card.recipe["trees"]
+    assert again.trees.outputs(rows.numpy(), again.layout).tobytes() == made.weights.trees.outputs(rows.numpy(), again.layout).tobytes()
     assert artefacts.versions() == [made.card.version]
     assert artefacts.announcement(made.card.version, "trained") == announcement
 
@@ -94,6 +96,9 @@ def test_weights_of_another_shape_are_refused(made: Made) -> None:
         weights_of(made.card, arrays)
     arrays = arrays_of(made.weights) | {"0.out.bias": np.full(5, np.nan, np.float32)}
     with pytest.raises(CardError, match="not finite"):
+        weights_of(made.card, arrays)
+    arrays = arrays_of(made.weights) | {"trees.1": np.frombuffer(b"a tree", np.uint8)}
+    with pytest.raises(CardError, match=r"trees cannot be read .*LightGBM's own text"):
         weights_of(made.card, arrays)
 
 

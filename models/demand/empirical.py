@@ -7,6 +7,7 @@ quantile functions are averaged by how many buckets there are. Buckets of a seas
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -26,6 +27,33 @@ _BORROWED = np.float32(10)  # buckets that the shape around a level is worth
 _LIKE = 3.0  # the factors of a band's phases differ by no more: splitting a week whose days differ by less cost 2 % WQL
 _BANDS = 4
 _NEVER = np.float32(1e30)  # sorts behind everything that can be sold
+
+
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """A band of phases, and its open buckets looked back on."""
+
+    buckets: list[int]
+    """Ascending."""
+    steps: list[int]
+    factor: Float32
+    """float32[n], mean factor of the buckets."""
+    rows: list[Float32]
+    """float32[n] a bucket."""
+    lived: Ints
+    """int64[n], in how many of them an item existed."""
+    mean: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """Items' latest buckets."""
+
+    level: Float32
+    group: Ints
+    ahead: Float32
+    """float32[classes, horizon]."""
+    bands: list[_Band]
 
 
 class Empirical(Expert):
@@ -53,40 +81,55 @@ class Empirical(Expert):
 
     def means(self, window: Window, horizon: int) -> Float32:
         """Means of the like buckets, scaled to each step's factor."""
-        level = self._newborn.level(window, self._length)
-        group = classify(level, window.whole)
-        ahead = self._profile.factors(window.closed + 1, horizon)
+        looked = self._look(window, horizon)
+        window.shared[self.name] = (horizon, looked)  # raw() is asked about the same, unless something is learnt before
         out = np.empty((len(window), horizon), np.float32)
-        for band, steps in self._bands(window, horizon):
-            factor = self._factor(band)[group]
-            scaled = self._mean(window, band, level, factor) / factor
-            for step in steps:
-                out[:, step] = scaled * ahead[:, step][group]
+        for band in looked.bands:
+            scaled = band.mean / band.factor
+            for step in band.steps:
+                out[:, step] = scaled * looked.ahead[:, step][looked.group]
         return out
 
     def raw(self, window: Window, horizon: int, levels: tuple[float, ...]) -> Float32:
         """The like buckets' own quantiles, averaged with those of a count distribution around their mean."""
-        level = self._newborn.level(window, self._length)
-        group = classify(level, window.whole)
-        ahead = self._profile.factors(window.closed + 1, horizon)
-        spread = self.dispersion(window, level)
+        kept, looked = window.shared.pop(self.name, (0, None))
+        if looked is None or kept != horizon:
+            looked = self._look(window, horizon)
+        spread = self.dispersion(window, looked.level)
         one = np.ones((1, len(window)), np.float32)
         # Whole demand k stands for the real numbers in (k - 1, k], as in `counts`, so that averaging and scaling have no bias.
         half = np.where(window.whole, np.float32(0.5), np.float32(0))
         mixed = np.empty((len(levels), horizon, len(window)), np.float32)
-        for band, steps in self._bands(window, horizon):
-            factor = self._factor(band)[group]
-            shape = counts(levels).mix(self._mean(window, band, level, factor)[None], spread[None], one, window.whole)  # [n, levels]
-            found, seen = self._sorted(window, band, level, factor)
+        for band in looked.bands:
+            shape = counts(levels).mix(band.mean[None], spread[None], one, window.whole)  # [n, levels]
+            found, seen = _sorted(window, band)
             count = seen.astype(np.float32)
             share = count / (count + _BORROWED)
-            scale = [ahead[:, step][group] / factor for step in steps]
+            scale = [looked.ahead[:, step][looked.group] / band.factor for step in band.steps]
             for index, p in enumerate(levels):
                 own = _at(found, seen, count * np.float32(p) - np.float32(0.5)) - half
                 value = share * own + (1 - share) * shape[:, index]
-                for step, times in zip(steps, scale, strict=True):
+                for step, times in zip(band.steps, scale, strict=True):
                     mixed[index, step] = value * times
         return np.ascontiguousarray(mixed.transpose(2, 1, 0))
+
+    def _look(self, window: Window, horizon: int) -> _Looked:
+        """What means and quantiles are made of, with what is learnt by now."""
+        level = self._newborn.level(window, self._length)
+        group = classify(level, window.whole)
+        bands = []
+        for buckets, steps in self._bands(window, horizon):
+            factor = self._factor(buckets)[group]
+            expected = level * factor
+            rows = _rows(window, buckets, expected)
+            # Their mean; of few, shrunk to what the level says of them.
+            units = _BORROWED * expected
+            for row in rows:
+                units += row
+            lived = _lived(window, buckets)
+            mean = np.asarray(units / (_BORROWED + lived.astype(np.float32)), dtype=np.float32)
+            bands.append(_Band(buckets, steps, factor, rows, lived, mean))
+        return _Looked(level, group, self._profile.factors(window.closed + 1, horizon), bands)
 
     def _bands(self, window: Window, horizon: int) -> list[tuple[list[int], list[int]]]:
         """For each band of phases that a step is in: its open buckets looked back on, its steps."""
@@ -114,37 +157,9 @@ class Empirical(Expert):
         mean = factors.astype(np.float64).cumsum(axis=1)[:, -1] / len(band)
         return np.maximum(mean, 0.01).astype(np.float32)
 
-    def _mean(self, window: Window, band: list[int], level: Float32, factor: Float32) -> Float32:
-        """float32[n], mean of a band's buckets; of few, shrunk to what the level says of them."""
-        expected = level * factor
-        units, seen = _BORROWED * expected, np.full(len(window), _BORROWED)
-        for bucket in band:
-            units += self._row(window, bucket, expected)
-            seen += window.first <= bucket
-        return np.asarray(units / seen, dtype=np.float32)
-
-    def _sorted(self, window: Window, band: list[int], level: Float32, factor: Float32) -> tuple[Float32, Ints]:
-        """What was sold in a band's buckets in which an item existed, ascending: float32[n, at least 1]; and how many those are: int64[n]."""
-        values = np.full((max(len(band), 1), len(window)), _NEVER, np.float32)
-        seen = np.zeros(len(window), np.int64)
-        expected = level * factor
-        for index, bucket in enumerate(band):
-            lived = window.first <= bucket
-            np.copyto(values[index], self._row(window, bucket, expected), where=lived)
-            seen += lived
-        by_item = np.ascontiguousarray(values.T)
-        by_item.sort(axis=1)
-        return by_item, seen
-
-    def _row(self, window: Window, bucket: int, expected: Float32) -> Float32:
-        """float32[n], units of a bucket, with what is expected of its share without stock."""
-        if window.panel.censored is None:
-            return window.row(bucket)
-        missed = window.censored(bucket) * expected
-        return np.asarray(window.row(bucket) + np.where(window.whole, np.rint(missed), missed), dtype=np.float32)
-
     def adapt(self, window: Window) -> None:
         """Only the profile and the rates of new items are learnt."""
+        window.shared.pop(self.name, None)
         level = self._newborn.level(window, self._length)
         expected = self.slots.f32("next")[window.slots]
         known = np.isfinite(expected) & (window.age() > self._short)
@@ -159,6 +174,32 @@ class Empirical(Expert):
         """Takes what shared_state() gave."""
         self._profile.restore(state)
         self._newborn.restore(state)
+
+
+def _lived(window: Window, buckets: list[int]) -> Ints:
+    """int64[n], in how many of the buckets (ascending) each item existed."""
+    return np.asarray(len(buckets) - np.searchsorted(np.array(buckets, np.int64), window.first), dtype=np.int64)
+
+
+def _rows(window: Window, buckets: list[int], expected: Float32) -> list[Float32]:
+    """float32[n] a bucket: its units, with what is expected of its share without stock."""
+    rows = window.rows(buckets)
+    for index, cut in enumerate(window.cuts(buckets)):
+        if cut is not None:
+            missed = cut * expected
+            rows[index] = np.asarray(rows[index] + np.where(window.whole, np.rint(missed), missed), dtype=np.float32)
+    return rows
+
+
+def _sorted(window: Window, band: _Band) -> tuple[Float32, Ints]:
+    """What was sold in a band's buckets in which an item existed, ascending: float32[n, at least 1]; and how many those are: int64[n]."""
+    some = int(band.lived.max(initial=0))  # in the buckets before those nobody existed
+    values = np.full((max(some, 1), len(window)), _NEVER, np.float32)
+    for out, row, bucket in zip(values, band.rows[len(band.rows) - some :], band.buckets[len(band.rows) - some :], strict=False):
+        np.copyto(out, row, where=window.first <= bucket)
+    by_item = np.ascontiguousarray(values.T)
+    by_item.sort(axis=1)
+    return by_item, band.lived
 
 
 def _at(found: Float32, seen: Ints, place: Float32) -> Float32:

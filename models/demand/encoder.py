@@ -24,6 +24,8 @@ _KNOWN_LAGS = 8
 _HASHES = 1 << 20
 """Statics travel as float32 columns, exact up to 2^24."""
 _NEAR = np.float32(0.06)
+_USUAL_PRICE, _RATIO = np.float32(0.3), np.float32(3)
+"""What logarithms of prices and of their ratios are multiplied with."""
 _OTHER_FLAG = np.float32(1.6)
 
 
@@ -46,14 +48,40 @@ class Layout:
     @property
     def own(self) -> int:
         """Columns that are an item's own, the statics' hashes not counted."""
-        known = len(self.known) * (_KNOWN_LAGS + 2)
-        return self.lags + 2 * len(self.means) + 6 + len(_OWN_LEVELS) + known + 3 * len(self.past)
+        return self._first_known + len(self.known) * (_KNOWN_LAGS + 2) + 3 * len(self.past)
+
+    @property
+    def _first_known(self) -> int:
+        """The first own column of a covariate known ahead."""
+        return self.lags + 2 * len(self.means) + 6 + len(_OWN_LEVELS)
+
+    @property
+    def _first_told(self) -> int:
+        """The first column of a step of a covariate known ahead."""
+        return 2 + len(CALENDAR) + 6 + 3 * len(self.seasons) + 2
+
+    @property
+    def usual(self) -> list[int]:
+        """Of each covariate known ahead, the own column that tells what it usually is: see raw_known()."""
+        return [self._first_known + number * (_KNOWN_LAGS + 2) + _KNOWN_LAGS for number in range(len(self.known))]
+
+    @property
+    def against_usual(self) -> list[int]:
+        """Of each covariate known ahead, the step's column that compares it with what it usually is."""
+        return [self._first_told + number * (4 + len(self.statics)) for number in range(len(self.known))]
+
+    @property
+    def year(self) -> tuple[int, ...]:
+        """Columns of a step that tell the day of the year."""
+        sine = 2 + CALENDAR.index("year_sin")
+        harmonics = 2 + len(CALENDAR)
+        return sine, sine + 1, harmonics + 4, harmonics + 5
 
     @property
     def step(self) -> int:
         """Columns of each step."""
         known = len(self.known) * (4 + len(self.statics)) + (2 if self.known else 0)
-        return 2 + len(CALENDAR) + 6 + 3 * len(self.seasons) + 2 + known
+        return self._first_told + known
 
     @property
     def width(self) -> int:
@@ -203,7 +231,7 @@ class Encoder:
     def _known_own(self, window: Window, name: str, usual: Float32, seen: NDArray[np.bool_]) -> list[Float32]:
         price = name in self.layout.positive
         out = [_compared(self._value(window, name, window.closed - lag, usual), usual, price) for lag in range(_KNOWN_LAGS)]
-        out.append(np.log(np.maximum(usual, np.float32(1e-6))) * np.float32(0.3) if price else np.clip(usual, -10, 10).astype(np.float32))
+        out.append(np.log(np.maximum(usual, np.float32(1e-6))) * _USUAL_PRICE if price else np.clip(usual, -10, 10).astype(np.float32))
         out.append(seen.astype(np.float32))
         return out
 
@@ -286,7 +314,7 @@ class Encoder:
                 far = np.zeros(len(window), np.float32)
                 for name in self.layout.known:
                     if name in self.layout.positive:
-                        far += np.abs(_compared(then[name], values[name], True)) / (np.float32(3) * _NEAR)
+                        far += np.abs(_compared(then[name], values[name], True)) / (_RATIO * _NEAR)
                     else:
                         far += np.abs(then[name] - values[name]) * _OTHER_FLAG
                 near = np.exp(-far) * counts
@@ -502,8 +530,25 @@ def _compared(value: Float32, other: Float32, price: bool) -> Float32:
     if price:
         there = (value > 0) & (other > 0)
         ratio = np.log(np.where(there, value, np.float32(1)) / np.where(there, other, np.float32(1)))
-        return np.asarray(np.clip(np.float32(3) * ratio, -6, 6), dtype=np.float32)
+        return np.asarray(np.clip(_RATIO * ratio, -6, 6), dtype=np.float32)
     return np.asarray(np.clip(value - other, -10, 10), dtype=np.float32)
+
+
+def raw_known(layout: Layout, own: Float32, step: Float32) -> Float32:
+    """float32[cells, known], covariates of a step as they were told, of prices the logarithm: what the columns say in two parts.
+
+    Args:
+        layout: of the columns.
+        own: float32[cells, own].
+        step: float32[cells, step].
+    """
+    found = np.empty((len(own), len(layout.known)), np.float32)
+    for number, (name, usual, against) in enumerate(zip(layout.known, layout.usual, layout.against_usual, strict=True)):
+        if name in layout.positive:
+            found[:, number] = own[:, usual] / _USUAL_PRICE + step[:, against] / _RATIO
+        else:
+            found[:, number] = own[:, usual] + step[:, against]
+    return found
 
 
 def _means(codes: Ints, values: Float32) -> tuple[Ints, Float32]:

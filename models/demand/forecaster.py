@@ -17,10 +17,12 @@ from models.conformal import Conformal, corrected, reached, rounded
 from models.council import Council
 from models.counts import MAX_DISPERSION, counts, finish, some_counts, upper_tail, zero_probability
 from models.demand.expert import Expert, groups_of
+from models.demand.leading import Leading
+from models.demand.leap import Leap
 from models.demand.network import Weights
 from models.demand.network_experts import mean_of
 from models.demand.opening import Opening
-from models.demand.pending import Float16, Pending, relative
+from models.demand.pending import Compared, Pending, Probes, coarse
 from models.demand.sums import Sums
 from models.demand.window import CLASSES, VELOCITY_EDGES, Window, classify
 from models.exact import SlotArrays, pooled, put, take
@@ -60,15 +62,17 @@ class Forecast:
     issue: int
     """The bucket after which these were issued."""
     scale: Float32
-    """float32[n], what probes are relative to."""
+    """float32[n], what probes are relative to, as it is kept."""
     spread: Float32
     """float32[n], dispersion of the experts."""
     dispersion: Float32
     """float32[n], dispersion of the first step."""
-    probes: Float16
-    """float16[probes, values, n]."""
+    probes: Probes
+    """What waits for the probes' buckets."""
     total_means: dict[int, Float32]
     """steps -> float32[n]."""
+    usual: Float32
+    """float32[n], mean of the first step had nobody looked at the live sessions: what spikes are judged by."""
 
 
 class DemandForecaster:
@@ -96,18 +100,21 @@ class DemandForecaster:
         # Which probe's weights a step takes; steps beyond the last probe take the last's.
         self._group = groups_of(spec)
         nearest = [int(np.argmin(np.abs(np.array(spec.levels) - p))) for p in _EXPERT_LEVELS]
-        self._compared = sorted(set(nearest))
-        """Places of the levels at which experts are compared."""
+        compared = sorted(set(nearest))
+        middle = int(np.argmin(np.abs(np.array([spec.levels[place] for place in compared]) - 0.5)))
+        self._compared = Compared(tuple(compared), middle)
         groups = len(spec.probes)
         self._council = Council(groups, 2 * CLASSES, self._allowed())
         self._conformal = Conformal(groups, 2 * CLASSES, spec.levels)
         # A probe keeps the experts' raw quantiles at the compared levels and the mixture's at all levels.
-        self._pending = Pending(spec.probes, spec.totals, len(self._compared) * len(self.experts) + len(spec.levels))
+        self._pending = Pending(spec.probes, spec.totals, len(spec.levels), self._compared, self._active())
         self._slots = SlotArrays()
         self._slots.add("rate", np.float32, np.nan)
         self._slots.add("class", np.int8)
         self._sums = Sums(spec, 2 * CLASSES)
         self._opening = Opening(spec)
+        self._leading = Leading(spec)
+        self._leap = Leap(spec)
         self.watch: Callable[[Window], None] | None = None
         """Told of every tick's window, when it has been learnt from: whoever trains elsewhere records here."""
         # Absolute errors of medians and units, per horizon group: one row an expert, the last is the council's.
@@ -118,7 +125,7 @@ class DemandForecaster:
         # The mean is that of the mixture's quantile function, where its levels say enough; else the experts'. (That of the calibrated one
         # is 5 to 10 % worse: the correction of the highest level is the least certain.)
         self._tells_mean = len(spec.levels) >= 5 and spec.levels[0] <= 0.1 and spec.levels[-1] >= 0.9
-        self._compared_counts = some_counts(spec.levels, tuple(self._compared))
+        self._compared_counts = some_counts(spec.levels, self._compared.places)
 
     @property
     def version(self) -> str:
@@ -142,14 +149,17 @@ class DemandForecaster:
             if expert.load(weights, keep) and not keep:
                 self._council.reset(place)
         self._council.allow(self._allowed())
+        self._pending.keep(self._active())
         if not keep:
             self._conformal.renew()
+            self._leap.renew()
 
     def resize(self, capacity: int) -> None:
         """Room for slots [0, capacity); never shrinks."""
         for expert in self.experts:
             expert.resize(capacity)
         self._pending.slots.resize(capacity)
+        self._leading.resize(capacity)
         self._slots.resize(capacity)
 
     def forget(self, slots: Ints) -> None:
@@ -158,6 +168,7 @@ class DemandForecaster:
         for expert in self.experts:
             expert.forget(slots)
         self._pending.slots.forget(slots)
+        self._leading.forget(slots)
         self._slots.forget(slots)
 
     def close(self, panel: Panel) -> None:
@@ -184,6 +195,7 @@ class DemandForecaster:
             gain = np.maximum(_RATE_GAIN, 1 / (np.maximum(window.age(), 1).astype(np.float32) + 1))
             rate = np.where(np.isnan(rate), y * np.float32(0.3), rate + gain * (y - rate)).astype(np.float32)
             self._slots.f32("rate")[window.slots] = rate
+            self._leading.close(window)
         rate = np.nan_to_num(self._slots.f32("rate")[window.slots])
         self._slots["class"][window.slots] = classify(rate, window.whole) + CLASSES * self._covered(window)
         self._ticked = window if "network" in window.shared and len(window) <= _SHARED else None
@@ -217,14 +229,15 @@ class DemandForecaster:
             quantiles=np.empty((n, len(spec.levels), spec.horizon), np.float32),
             p_zero=np.empty((n, spec.horizon), np.float32),
             totals={steps: np.empty((n, len(spec.levels)), np.float32) for steps in spec.totals},
-            weights_row=np.asarray(self._slots["class"][panel.slots], dtype=np.int64),
+            weights_row=self.classes(panel.slots),
             weights=self._named(weights),
             issue=panel.closed,
             scale=np.empty(n, np.float32),
             spread=np.empty(n, np.float32),
             dispersion=np.empty(n, np.float32),
-            probes=np.empty((len(spec.probes), self._pending.values, n), np.float16),
+            probes=self._pending.room(n),
             total_means={steps: np.empty(n, np.float32) for steps in spec.totals},
+            usual=np.empty(n, np.float32),
         )
         opened = self._opening.extend(panel)
         shifts = self._conformal.shifts()
@@ -234,6 +247,29 @@ class DemandForecaster:
             self._share(window)
             self._forecast(window, out, part, weights, shifts)
         return out
+
+    def opinions(self, panel: Panel) -> dict[str, Float32]:
+        """What each expert alone would publish: float32[n, levels, horizon] by name, not calibrated, NaN for items that it does not know.
+
+        Args:
+            panel: any live slots.
+        """
+        extended = self._opening.extend(panel)
+        window = Window(extended)
+        found: dict[str, Float32] = {}
+        for expert in self.experts:
+            if expert.active:
+                made = expert.predict(extended).quantiles
+                found[expert.name] = np.where(expert.covers(window)[:, None, None], made, np.float32(np.nan))
+        return found
+
+    def classes(self, slots: Ints) -> Ints:
+        """int64[n], what the items' weights go by: their velocity, since the newest tick.
+
+        Args:
+            slots: int64[n].
+        """
+        return np.asarray(self._slots["class"][slots], dtype=np.int64)
 
     def hold(self, panel: Panel, forecast: Forecast) -> None:
         """Keeps an issued forecast's probes until their buckets close; a second time for the same slots and bucket overwrites.
@@ -249,7 +285,7 @@ class DemandForecaster:
         self._pending.hold(
             panel.slots, panel.closed, forecast.scale, forecast.weights_row, forecast.spread, forecast.probes, forecast.total_means
         )
-        self._pending.hold_one(panel.slots, panel.closed, forecast.mean[:, 0], forecast.dispersion, panel.whole[panel.slots])
+        self._pending.hold_one(panel.slots, panel.closed, forecast.usual, forecast.dispersion, panel.whole[panel.slots])
 
     def tail(self, slots: Ints, observed: Float64, closed: int) -> tuple[Float64, Float64]:
         """How unlikely demand this high was by the forecast that was held one bucket earlier: (p_value, expected), float64[n] each.
@@ -293,9 +329,10 @@ class DemandForecaster:
     def state(self, copy: bool = True) -> State:
         """Everything that decides later results: arrays by name; copy=False: the large ones themselves, not to be written to."""
         out: State = {"errors": self._errors.copy()}
-        out |= put("slot.", self._slots.state(copy)) | put("pending.", self._pending.slots.state(copy))
+        out |= put("slot.", self._slots.state(copy)) | put("pending.", self._pending.state(copy))
         out |= put("council.", self._council.state()) | put("conformal.", self._conformal.state())
         out |= put("sums.", self._sums.state()) | put("opening.", self._opening.state())
+        out |= put("leading.", self._leading.state(copy)) | put("leap.", self._leap.state())
         for expert in self.experts:
             out |= put(f"expert.{expert.name}.", expert.state(copy))
         return out
@@ -310,15 +347,36 @@ class DemandForecaster:
         Raises:
             ValueError: the state was made by another configuration.
         """
+        state = self._with_all_experts(state)
         self._slots.restore(take(state, "slot."), copy)
-        self._pending.slots.restore(take(state, "pending."), copy)
+        self._pending.restore(take(state, "pending."), copy)
         self._council.restore(take(state, "council."))
         self._conformal.restore(take(state, "conformal."))
         self._sums.restore(take(state, "sums."))
         self._opening.restore(take(state, "opening."))
+        self._leading.restore(take(state, "leading."), self._slots.capacity, copy)
+        self._leap.restore(take(state, "leap."))
         self._errors = np.array(state["errors"], np.float64)
         for expert in self.experts:
             expert.restore(take(state, f"expert.{expert.name}."), copy)
+
+    def _with_all_experts(self, state: Mapping[str, NDArray[np.generic]]) -> Mapping[str, NDArray[np.generic]]:
+        """A state from before the last experts of the line-up existed: they come in as they would have begun, and those need weights to speak."""
+        places = range(len(self.experts))
+        new = [place for place in places if not take(state, f"expert.{self.experts[place].name}.")]
+        if not new or new != list(places[-len(new) :]) or any(self.experts[place].active for place in new):
+            return state
+        grown = dict(state)
+        for name in ("loss", "square", "range"):
+            values = np.asarray(state[f"council.{name}"])
+            grown[f"council.{name}"] = np.concatenate([values, np.zeros((*values.shape[:2], len(new)))], axis=2)
+        errors = np.asarray(state["errors"])  # the last row is the council's
+        grown["errors"] = np.concatenate([errors[:, :-1], np.zeros((len(errors), len(new), 2)), errors[:, -1:]], axis=1)
+        for place in new:
+            mine = self.experts[place]
+            mine.resize(np.asarray(state["slot.rate"]).shape[-1])
+            grown |= put(f"expert.{mine.name}.", mine.state())
+        return grown
 
     def _share(self, window: Window) -> None:
         """What the network said of these items when it learnt at this tick: the same bits as asking again, rows being their own."""
@@ -327,8 +385,13 @@ class DemandForecaster:
             return
         place = np.minimum(np.searchsorted(ticked.slots, window.slots), len(ticked) - 1)
         if (ticked.slots[place] == window.slots).all():
-            out, scale = ticked.shared["network"]
-            window.shared["network"] = (out[place], scale[place])
+            for name in ("network", "trees"):
+                if name in ticked.shared:
+                    out, scale = ticked.shared[name]
+                    window.shared[name] = (out[place], scale[place])
+
+    def _active(self) -> list[bool]:
+        return [expert.active for expert in self.experts]
 
     def _allowed(self) -> NDArray[np.bool_]:
         """bool[classes, experts]. A class twice: items that the partial experts (river) do not know, then those that they do."""
@@ -361,7 +424,6 @@ class DemandForecaster:
         """Fills rows `part` of the forecast."""
         spec, n = self.spec, len(window)
         classes = out.weights_row[part]
-        probes = out.probes[:, :, part]
         mean = np.zeros((n, spec.horizon), np.float32)
         average = np.zeros(n, np.float32)
         mixed = np.zeros((n, spec.horizon, len(spec.levels)), np.float32)
@@ -388,18 +450,21 @@ class DemandForecaster:
             else:
                 np.minimum(raw, _LARGEST_MEAN, out=raw)
                 mixed += share[:, :, None] * raw
-                compared.append(raw[:, steps_at][:, :, self._compared])
+                compared.append(raw[:, steps_at][:, :, list(self._compared.places)])
         if means:
             cells = n * spec.horizon
             mixed += self._counts.mix(
                 np.stack(means).reshape(-1, cells),
-                np.repeat(np.stack(spreads), spec.horizon, axis=1),
+                np.stack(spreads),
                 np.stack(shares).reshape(-1, cells),
                 np.repeat(window.whole, spec.horizon),
             ).reshape(n, spec.horizon, len(spec.levels))
-        scale = np.maximum(_row_mean(mean), _SMALLEST_SCALE)
-        self._hold_probes(probes, compared, mixed[:, steps_at], scale)
+        scale = coarse(np.maximum(_row_mean(mean), _SMALLEST_SCALE))
+        self._pending.fill(out.probes.part(part), compared, mixed[:, steps_at], scale)
         out.scale[part], out.spread[part] = scale, average
+        out.usual[part] = mean_of(mixed[:, :1], spec.levels, window.whole)[:, 0] if self._tells_mean else mean[:, 0]
+        mixed = self._leap.move(mixed, window.whole[:, None, None])
+        self._leading.move(window, mixed)
         factor = shifts.transpose(1, 0, 2)[classes][:, self._group]  # [n, horizon, levels]
         final = corrected(mixed, factor, window.whole[:, None, None])
         if self._tells_mean:
@@ -407,6 +472,8 @@ class DemandForecaster:
         for step in range(spec.horizon):
             if window.shut(window.closed + 1 + step):
                 mean[:, step], final[:, step] = 0, 0
+        if window.shut(window.closed + 1):
+            out.usual[part] = 0
         quantiles = finish(final, window.whole)
         out.mean[part], out.quantiles[part] = mean, quantiles
         wide = np.minimum(average, np.float32(MAX_DISPERSION))
@@ -420,17 +487,8 @@ class DemandForecaster:
         """float32[n, probes, compared levels], raw quantiles of counts around a mean."""
         n, probes = mean.shape
         flat = np.ascontiguousarray(mean, dtype=np.float32).reshape(1, -1)
-        wide = np.repeat(spread, probes)[None]
-        found = self._compared_counts.mix(flat, wide, np.ones_like(flat), np.repeat(whole, probes))
-        return found.reshape(n, probes, len(self._compared))
-
-    def _hold_probes(self, out: Float16, compared: list[Float32 | None], mixed: Float32, scale: Float32) -> None:
-        width = len(self._compared)
-        for group in range(len(self.spec.probes)):
-            for e, found in enumerate(compared):
-                for level in range(width):
-                    out[group, e * width + level] = np.nan if found is None else relative(found[:, group, level], scale)
-            out[group, width * len(self.experts) :] = relative(mixed[:, group].T, scale)
+        found = self._compared_counts.mix(flat, spread[None], np.ones_like(flat), np.repeat(whole, probes))
+        return found.reshape(n, probes, len(self._compared.places))
 
     def _zero(self, mean: Float32, dispersion: Float32, quantiles: Float32, whole: NDArray[np.bool_]) -> Float32:
         """P(no demand), within what the published quantiles leave: quantile p is 0 exactly where P(no demand) >= p."""
@@ -450,17 +508,15 @@ class DemandForecaster:
         due = due.without(cut) if cut.any() else due
         if not len(due.rows):
             return
-        experts, width, whole = len(self.experts), len(self._compared), window.whole[due.rows]
+        experts, whole = len(self.experts), window.whole[due.rows]
         y = window.observed()[due.rows].astype(np.float32)
         items = np.bincount(due.classes, minlength=2 * CLASSES).astype(np.float64)
         losses = np.zeros((2 * CLASSES, experts))
         known = due.classes >= CLASSES
         size_of = self._loss_scale(window.slots[due.rows], due.classes)
         self._errors[group] *= _ERROR_MEMORY
-        mixed = due.values[width * experts :]  # [levels, m]
-        middle = int(np.argmin(np.abs(np.array([self.spec.levels[place] for place in self._compared]) - 0.5)))
-        said = due.values[: width * experts].reshape(experts, width, -1)
-        there = np.isfinite(said[:, 0]) & np.array([expert.active for expert in self.experts])[:, None]  # [experts, m]
+        mixed, said, middle = due.values, due.said, self._compared.middle
+        there = np.isfinite(said[:, middle])  # [experts, m]
         # The gradient at what today's weights would have made of the forecasts, not at what was published then: with yesterday's, a long
         # horizon would make the weights swing.
         share = np.where(there, self._council.weights()[:, group][:, due.classes], np.float32(0))
@@ -468,7 +524,7 @@ class DemandForecaster:
         for e in range(1, experts):
             total += share[e]
         off, slopes = [], []
-        for level, place in enumerate(self._compared):
+        for level, place in enumerate(self._compared.places):
             now = np.zeros(len(y), np.float32)
             for e in range(experts):
                 now += np.where(there[e], share[e] * said[e, level], np.float32(0))
@@ -487,8 +543,13 @@ class DemandForecaster:
             error = np.abs(y - rounded(said[e, middle], whole)).astype(np.float64)
             self._errors[group, e] += _total(error[mine]), _total(y[mine].astype(np.float64))
         self._council.update(group, losses, items)
+        if group == 0 and self._leap.watches:
+            self._leap.learn(mixed, y, whole)
+        mixed = self._leap.move(mixed, whole)
+        if self._leading.learns(group):
+            mixed = self._leading.learn(group, window, due.rows, mixed, y)
         factor = self._conformal.shifts()[group]
-        place = self._compared[middle]
+        place = self._compared.places[middle]
         median = rounded(corrected(mixed[place], factor[due.classes, place], whole), whole)
         self._errors[group, -1] += _total(np.abs(y - median).astype(np.float64)), _total(y.astype(np.float64))
         self._conformal.update(group, due.classes, mixed, y, whole)

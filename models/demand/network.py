@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from models.demand.encoder import Encoder, Layout
+from models.demand.trees import Trees
 from models.demand.window import Window
 from models.protocol import Float32
 
@@ -116,6 +117,8 @@ class Weights:
     levels: tuple[float, ...]
     members: tuple[Member, ...]
     """In evaluation mode; their outputs are averaged."""
+    trees: Trees | None = None
+    """That were trained beside it."""
 
 
 class Network:
@@ -156,5 +159,17 @@ class Network:
             encoded = self.encoder.encode(window)
             out = self._tiles(encoded.rows).reshape(len(window), self.horizon, self.outputs)
             known = window.shared["network"] = (out, encoded.scale)
+            if self.weights.trees is not None:
+                window.shared["trees"] = (self.weights.trees.outputs(encoded.rows, self.weights.layout), encoded.scale)
         found: tuple[Float32, Float32] = known
+        return found
+
+    def trees_of(self, window: Window) -> tuple[Float32, Float32]:
+        """float32[n, horizon, levels], the trees' quantiles on the network's scale, and the items' scale; computed once a window.
+
+        Args:
+            window: the items.
+        """
+        self.outputs_of(window)
+        found: tuple[Float32, Float32] = window.shared["trees"]
         return found

@@ -125,6 +125,23 @@ class NetworkCounts(NetworkExpert):
         return found.reshape(len(window), horizon, len(levels))
 
 
+class Boosted(NetworkExpert):
+    """The quantiles of the trees that were trained beside the network; silent where there are none."""
+
+    name: ClassVar[str] = "boosted"
+
+    def load(self, weights: Weights | None, keep: bool = False) -> bool:
+        """As every network's, of weights with trees."""
+        without = weights is not None and weights.size == self.spec.size and weights.trees is None
+        return super().load(None if without else weights, keep)
+
+    def raw(self, window: Window, horizon: int, levels: tuple[float, ...]) -> Float32:
+        """The trees' quantiles."""
+        assert self._network is not None
+        out, scale = self._network.trees_of(window)
+        return as_units(out[:, :horizon], scale, window.whole)
+
+
 class NetworkAdapted(NetworkExpert):
     """The network's quantiles, moved by what its medians have lately got wrong: per item a bias, per class a ridge regression on it.
 

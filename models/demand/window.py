@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,9 @@ VELOCITY_EDGES = np.array([0.03, 0.1, 0.3, 1.0, 5.0], dtype=np.float32)
 """Units a bucket that separate the velocity classes of items with whole demand."""
 CLASSES = len(VELOCITY_EDGES) + 2
 """Velocity classes, and a last one for items with fractional demand (kilograms have no natural scale)."""
+
+_CELLS = 65_536
+"""Numbers that are looked up together: half a megabyte, which stays in the cache."""
 
 
 def classify(rate: Float32, whole: NDArray[np.bool_]) -> Ints:
@@ -43,6 +47,7 @@ class Window:
         self.shared: dict[str, Any] = {}
         """What experts that have something in common compute once a window, by name."""
         self._rows: dict[int, Float32] = {}
+        self._cuts: dict[int, Float32 | None] = {}
         self._sold: dict[tuple[int, int], Float32] = {}
         self._worth: dict[tuple[int, int], Float32] = {}
 
@@ -57,7 +62,7 @@ class Window:
         """
         other = object.__new__(Window)
         other.panel, other.slots, other.whole, other.first, other._rows = self.panel, self.slots, self.whole, self.first, self._rows
-        other._sold, other._worth = self._sold, self._worth
+        other._sold, other._worth, other._cuts = self._sold, self._worth, self._cuts
         other.closed = self.closed - buckets
         other.shared = {} if buckets else self.shared
         return other
@@ -96,6 +101,30 @@ class Window:
         values: Float32 = (np.asarray(ring[bucket % len(ring)].take(self.slots), np.float64) / self.panel.scale).astype(np.float32)
         self._rows[bucket] = values
         return values
+
+    def rows(self, buckets: Sequence[int]) -> list[Float32]:
+        """As row() of each bucket. One by one, a call a bucket would cost as much as a thousand items.
+
+        Args:
+            buckets: as for row().
+        """
+        ring = self.panel.units
+        oldest = self.panel.closed - len(ring)
+        # What is not in the ring is left to row(), which says what is wrong.
+        for part, found in self._taken(ring, [bucket for bucket in buckets if bucket not in self._rows and oldest < bucket <= self.closed]):
+            units = (np.asarray(found, np.float64) / self.panel.scale).astype(np.float32)  # [buckets, n]
+            self._rows.update(zip(part, units, strict=True))
+        return [self.row(bucket) for bucket in buckets]
+
+    def _taken(self, ring: NDArray[Any], buckets: Sequence[int]) -> Iterator[tuple[Sequence[int], NDArray[Any]]]:
+        """Some of the buckets, all in the ring, and its cells of them and the items, [buckets, n]: in pieces of _CELLS numbers."""
+        at_once = max(1, _CELLS // max(len(self), 1))
+        for start in range(0, len(buckets), at_once):
+            part = buckets[start : start + at_once]
+            found = np.empty((len(part), len(self)), ring.dtype)
+            for bucket, out in zip(part, found, strict=True):
+                ring[bucket % len(ring)].take(self.slots, out=out, mode="clip")  # any other mode makes a copy first
+            yield part, found
 
     def known(self, name: str, bucket: int) -> Float32:
         """float32[n], a covariate that may be known ahead; NaN where nothing had been announced when the panel was made.
@@ -151,15 +180,37 @@ class Window:
         return np.asarray(ring[bucket % len(ring)].take(self.slots), dtype=np.float32)
 
     def censored(self, bucket: int) -> Float32:
-        """float32[n], share of a closed bucket without stock.
+        """float32[n], share of a closed bucket without stock. Not to be written to.
 
         Args:
             bucket: at most the newest closed one.
         """
+        cut = self.cut(bucket)
+        return np.zeros(len(self), dtype=np.float32) if cut is None else cut
+
+    def cut(self, bucket: int) -> Float32 | None:
+        """As censored(); None where no item lacked stock, which is so of most buckets.
+
+        Args:
+            bucket: at most the newest closed one.
+        """
+        return self.cuts((bucket,))[0]
+
+    def cuts(self, buckets: Sequence[int]) -> list[Float32 | None]:
+        """As cut() of each bucket.
+
+        Args:
+            buckets: as for cut().
+        """
         ring = self.panel.censored
-        if ring is None or bucket > self.closed or bucket <= self.panel.closed - len(ring):
-            return np.zeros(len(self), dtype=np.float32)
-        return np.asarray(ring[bucket % len(ring)].take(self.slots), dtype=np.float32)
+        if ring is None:
+            return [None] * len(buckets)
+        oldest = self.panel.closed - len(ring)
+        for part, found in self._taken(ring, [bucket for bucket in buckets if bucket not in self._cuts and oldest < bucket <= self.closed]):
+            lacked = np.any(found, axis=1)  # bool[buckets]
+            for place, bucket in enumerate(part):
+                self._cuts[bucket] = np.asarray(found[place], dtype=np.float32) if lacked[place] else None
+        return [self._cuts.get(bucket) if bucket <= self.closed else None for bucket in buckets]
 
     def shut(self, bucket: int) -> bool:
         """Whether the shop sells nothing at all in a bucket, past or to come.
@@ -203,9 +254,9 @@ class Window:
         opened = np.cumsum([not self.shut(bucket) for bucket in buckets]).astype(np.float32)  # of the newest 1, 2, … buckets
         worth: Float32 = np.maximum(opened, np.float32(1))[np.clip(self.age(), 1, length) - 1]
         if self.panel.censored is not None:
-            for bucket in buckets:
-                if not self.shut(bucket):
-                    worth -= np.where(self.first <= bucket, self.censored(bucket), np.float32(0))
+            for bucket, cut in zip(buckets, self.cuts(buckets), strict=True):
+                if cut is not None and not self.shut(bucket):
+                    worth -= np.where(self.first <= bucket, cut, np.float32(0))
             worth = np.maximum(worth, np.float32(0.25))
         self._worth[self.closed, length] = worth
         return worth
@@ -220,9 +271,9 @@ class Window:
         if known is not None:
             return known
         total = np.zeros(len(self), dtype=np.float32)
-        for bucket in range(self.closed - length + 1, self.closed + 1):
-            if not self.shut(bucket):
-                total += self.row(bucket)
+        buckets = range(self.closed - length + 1, self.closed + 1)
+        for row in self.rows([bucket for bucket in buckets if not self.shut(bucket)]):
+            total += row
         self._sold[self.closed, length] = total
         return total
 

@@ -8,7 +8,7 @@ seed; the heads go on learning here, as sessions end: ridge-logistic regressions
 
 from __future__ import annotations
 
-from models.device import Tiles
+from models.device import Lane, SlotTensor, Tiles
 
 # isort: split
 from collections.abc import Mapping
@@ -46,6 +46,8 @@ class _Body:
         gates = np.where(np.arange(2 * WIDTH + INNER) < WIDTH, np.float32(0.5), np.float32(1))
         into, bias = torch.from_numpy(weights.into * gates).to(device), torch.from_numpy(weights.into_bias * gates).to(device)
         out = torch.from_numpy(weights.out).to(device)
+        self.mean, self.scale = torch.from_numpy(weights.mean).to(device), torch.from_numpy(weights.scale).to(device)
+        self.item, self.category = torch.from_numpy(weights.item).to(device), torch.from_numpy(weights.category).to(device)
 
         def enter(rows: torch.Tensor) -> torch.Tensor:
             made = torch.addmm(bias, rows, into)
@@ -62,15 +64,16 @@ class _Body:
         self.enter.prove("minGRU, events")
         self.leave.prove("minGRU, heads")
 
-    def inputs(self, runs: SessionRuns, rows: Ints) -> Float32:
-        """float32[rows, features + 2 EMBEDDED]."""
-        x = np.empty((len(rows), self.features + 2 * EMBEDDED), np.float32)
-        seen = (runs.x[rows] - self.weights.mean) * self.weights.scale
-        np.clip(seen, -_FARTHEST, _FARTHEST, out=x[:, : self.features])
+    def inputs(self, lane: Lane, runs: SessionRuns, rows: Ints) -> torch.Tensor:
+        """float32[rows, features + 2 EMBEDDED], on the device: counters and rows of embeddings are what crosses over."""
+        x = torch.empty((len(rows), self.features + 2 * EMBEDDED), dtype=torch.float32, device=lane.device)
+        seen = lane.there("x", runs.x[rows]) - self.mean
+        seen *= self.scale
+        torch.clamp(seen, -_FARTHEST, _FARTHEST, out=x[:, : self.features])
         item = None if runs.item is None else runs.item[rows]
         category = None if runs.category is None else runs.category[rows]
-        x[:, self.features : -EMBEDDED] = self.weights.item[rows_of(item, ITEM_ROWS, len(rows))]
-        x[:, -EMBEDDED:] = self.weights.category[rows_of(category, CATEGORY_ROWS, len(rows))]
+        x[:, self.features : -EMBEDDED] = self.item.index_select(0, lane.there("item", rows_of(item, ITEM_ROWS, len(rows))))
+        x[:, -EMBEDDED:] = self.category.index_select(0, lane.there("category", rows_of(category, CATEGORY_ROWS, len(rows))))
         return x
 
 
@@ -79,26 +82,29 @@ class RecurrentIntent:
 
     name: ClassVar[str] = "recurrent"
 
-    def __init__(self, spec: IntentSpec, device: torch.device | None = None, weights: IntentWeights | None = None) -> None:
+    def __init__(
+        self, spec: IntentSpec, device: torch.device | None = None, weights: IntentWeights | None = None, lane: Lane | None = None
+    ) -> None:
         """Makes the body and proves it.
 
         Args:
             spec: features and probe positions.
-            device: where the body is computed; default CPU.
+            device: where the body is computed and the sessions' states are kept; default CPU.
             weights: trained ones; default: drawn ones, with heads that say the prior.
+            lane: to the device; default: its own.
 
         Raises:
             models.device.DeviceError: the device rounds rows by their place.
             ValueError: the weights are for other features.
         """
         self.spec = spec
-        self._device = device or torch.device("cpu")
+        self._lane = lane or Lane(device or torch.device("cpu"))
         self._bodies: dict[int, _Body] = {}
         self._newest = -1
         self.swap(weights or drawn(spec.features))
         self.probes = Probes(spec.positions, INNER)
+        self._h = SlotTensor(WIDTH, self._lane)
         self._slots = SlotArrays()
-        self._slots.add("h", np.float32, 0, (WIDTH,), whole=True)
         self._slots.add("body", np.uint8, 0)
 
     @property
@@ -116,18 +122,20 @@ class RecurrentIntent:
             raise ValueError(
                 f"weights of the intent model must be for {self.spec.features} features; got {len(weights.mean)}: train them anew"
             )
-        body = _Body(weights, self._device)
+        body = _Body(weights, self._lane.device)
         body.prove()
         self._newest = (self._newest + 1) % 256
         self._bodies[self._newest] = body
 
     def resize(self, capacity: int) -> None:
         """Room for slots [0, capacity)."""
+        self._h.resize(capacity)
         self._slots.resize(capacity)
         self.probes.slots.resize(capacity)
 
     def forget(self, slots: Ints) -> None:
         """Drops sessions without learning from them."""
+        self._h.forget(slots)
         self._slots.forget(slots)
         self.probes.slots.forget(slots)
 
@@ -220,7 +228,6 @@ class RecurrentIntent:
         # Longest sessions first: round k is then the first so many of them, a slice instead of an index.
         order = stable_order(length.max() - length)
         begin, length = begin[order], length[order]
-        slots = runs.slot[begin]
         session = np.repeat(np.arange(len(begin)), length)
         k = np.arange(n) - np.repeat(np.cumsum(length) - length, length)
         row = np.repeat(begin, length) + k
@@ -228,29 +235,43 @@ class RecurrentIntent:
         offset = np.cumsum(live) - live
         place = np.empty(n, dtype=np.int64)
         place[offset[k] + session] = row
-        made = body.enter(body.inputs(runs, place))
-        half = made[:, :WIDTH] * np.float32(0.5)
-        keep = np.float32(0.5) - half
-        states = np.ascontiguousarray(made[:, WIDTH:])  # what is added, then the state; and what goes past
-        half += np.float32(0.5)
+        last = offset[length - 1] + np.arange(len(begin))
+        with torch.inference_mode():
+            x = body.inputs(self._lane, runs, place)
+            slots = self._lane.there("slots", runs.slot[begin])
+            known = self._lane.there("known", (runs.position[begin] != 1).astype(np.float32)[:, None])
+            states = self._rounds(body.enter.resident(x), self._h.rows.index_select(0, slots).mul_(known), live.tolist())
+            self._h.rows.index_copy_(0, slots, states[:, :WIDTH].index_select(0, self._lane.there("last", last)))
+            return self._lane.back(body.leave.resident(states)), place
+
+    @staticmethod
+    def _rounds(made: torch.Tensor, h: torch.Tensor, live: list[int]) -> torch.Tensor:
+        """float32[n, WIDTH + INNER], each row's state after its event, and what goes past it.
+
+        Args:
+            made: float32[n, 2 WIDTH + INNER], of the events, round by round; written to.
+            h: float32[sessions, WIDTH], before the first round.
+            live: sessions in each round.
+        """
+        # One operation a line: fused ones round once where two round twice.
+        half = made[:, :WIDTH] * 0.5
+        keep = 0.5 - half
+        half += 0.5
+        states = made[:, WIDTH:].contiguous()
         states[:, :WIDTH] *= half
-        of_slot = self._slots.rows("h")
-        h = np.asarray(of_slot[slots], dtype=np.float32)
-        h[runs.position[begin] == 1] = 0
-        before, at = h, 0
-        for count in live.tolist():
+        at = 0
+        for count in live:
             now = states[at : at + count, :WIDTH]
-            part = keep[at : at + count]
-            np.multiply(part, before[:count], out=part)
-            np.add(now, part, out=now)
-            before = now
+            now += keep[at : at + count].mul_(h[:count])
+            h = now
             at += count
-        of_slot[slots] = states[offset[length - 1] + np.arange(len(slots)), :WIDTH]
-        return body.leave(states), place
+        return states
 
     def slot_state(self) -> State:
         """Of each slot: the arrays themselves."""
-        return put("slot.", self._slots.state(copy=False)) | put("probes.", self.probes.slots.state(copy=False))
+        return (
+            {"slot.h": self._h.array()} | put("slot.", self._slots.state(copy=False)) | put("probes.", self.probes.slots.state(copy=False))
+        )
 
     def shared_state(self) -> State:
         """What was learnt, and the weights themselves: a snapshot needs no other file."""
@@ -267,9 +288,10 @@ class RecurrentIntent:
         self._bodies = {}
         for number in numbers:
             mine = take(state, f"body{number}.")
-            body = _Body(IntentWeights.of(mine["version"].tobytes().decode(), mine), self._device)
+            body = _Body(IntentWeights.of(mine["version"].tobytes().decode(), mine), self._lane.device)
             body.heads, body.curvature = np.array(mine["now"], np.float64), np.array(mine["curved"], np.float64)
             self._bodies[number] = body
+        self._h.restore(state["slot.h"])
         self._slots.restore(take(state, "slot."))
         self.probes.slots.restore(take(state, "probes."))
 
@@ -282,14 +304,15 @@ def _only(runs: SessionRuns, rows: Ints) -> SessionRuns:
 def _told(body: _Body, inner: Float32) -> tuple[Float64, Float64]:
     """Log odds of the heads as trained and as they have become, float64[2, n] each, of their features float32[n, INNER]."""
     columns = np.ascontiguousarray(inner.T, dtype=np.float64)
+    part = np.empty(len(inner))
     found = []
     for heads in (body.weights.heads, body.heads):
         out = np.empty((len(HEADS), len(inner)))
-        for head in range(len(HEADS)):
-            total = np.full(len(inner), heads[head, -1])
-            for column in range(INNER):
-                total += heads[head, column] * columns[column]
-            out[head] = total
+        for total, (*weights, bias) in zip(out, heads.tolist(), strict=True):
+            total[:] = bias
+            for values, weight in zip(columns, weights, strict=True):
+                np.multiply(values, weight, out=part)
+                total += part
         found.append(out)
     return found[0], found[1]
 

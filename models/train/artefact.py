@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 
 from models.demand.encoder import Layout
 from models.demand.network import Member, Shape, Weights
+from models.demand.trees import trees_of
 from models.train.card import Card, CardError
 
 Arrays = dict[str, NDArray[Any]]
 
 
 def arrays_of(weights: Weights) -> Arrays:
-    """Every parameter and buffer of every member: "0.first.weight" and so on.
+    """Every parameter and buffer of every member: "0.first.weight" and so on; and the trees'.
 
     Args:
         weights: not changed.
     """
-    found: Arrays = {}
+    found: Arrays = {} if weights.trees is None else weights.trees.arrays()
     for number, member in enumerate(weights.members):
         for name, value in member.state_dict().items():
             found[f"{number}.{name}"] = np.ascontiguousarray(value.detach().cpu().numpy())
@@ -68,7 +69,11 @@ def weights_of(card: Card, arrays: Mapping[str, NDArray[Any]]) -> Weights:
                 found[name] = torch.from_numpy(np.array(array, np.float32))
             member.load_state_dict(found)
             members.append(member.eval())
-    return Weights(card.version, card.size, layout, tuple(card.levels), tuple(members))
+    try:
+        trees = trees_of(arrays, layout, len(card.levels))
+    except ValueError as error:
+        raise CardError(f"{card.version}: its trees cannot be read ({error}): train it anew") from None
+    return Weights(card.version, card.size, layout, tuple(card.levels), tuple(members), trees)
 
 
 def layout_dict(layout: Layout) -> dict[str, Any]:

@@ -46,6 +46,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def whole(self) -> bool:
+        """Whether all units are counts."""
+        return bool((self.units == np.rint(self.units)).all())
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -64,6 +69,8 @@ class Recipe:
     """Weight of the likelihood of counts beside the pinball loss."""
     raw: float = 0.0
     """Share of the pinball loss that is taken in units relative to the scale instead of on the network's own scale."""
+    unseen: tuple[int, ...] = ()
+    """Columns of a step that say nothing: see Trainer.unseen."""
 
 
 def fit(
@@ -95,10 +102,10 @@ def fit(
     member.noise = torch.Generator().manual_seed(seed + 1)
     layout = member.layout
     if fresh:
-        standardise(member, examples, layout)
+        standardise(member, examples, layout, recipe.unseen)
     rows, scale, units = (torch.from_numpy(part) for part in (examples.rows, examples.scale, examples.units))
     says = torch.from_numpy(examples.says)
-    whole = (units == units.round()).all()
+    whole = examples.whole
     weight = (scale + 1.0) ** recipe.volume
     if recipe.half_life:
         age = torch.from_numpy((examples.issue.max() - examples.issue).astype(np.float32))
@@ -120,7 +127,7 @@ def fit(
         loss_sum = 0.0
         for start in range(0, count, recipe.batch):
             pick = order[start : start + recipe.batch]
-            loss = losses(member, rows[pick], scale[pick], units[pick], says[pick], weight[pick], p, recipe, bool(whole), random)
+            loss = losses(member, rows[pick], scale[pick], units[pick], says[pick], weight[pick], p, recipe, whole, random)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(member.parameters(), 1.0)
@@ -200,8 +207,15 @@ def _likelihood(
     return loss / (1 + 0.25 * torch.log1p(scale))[:, None]
 
 
-def standardise(member: Member, examples: Examples, layout: Layout) -> None:
-    """Sets the means and deviations of the columns from the examples."""
+def standardise(member: Member, examples: Examples, layout: Layout, unseen: tuple[int, ...] = ()) -> None:
+    """Sets the means and deviations of the columns from the examples.
+
+    Args:
+        member: changed in place.
+        examples: at least one.
+        layout: of their rows.
+        unseen: columns of a step that the network is not to look at.
+    """
     statics = len(layout.statics)
     own = examples.rows[:, statics : statics + layout.own]
     steps = examples.rows[:, statics + layout.own :].reshape(-1, layout.step)
@@ -210,6 +224,7 @@ def standardise(member: Member, examples: Examples, layout: Layout) -> None:
     member.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
     # A column that never moved in training says nothing: it must not explode when it does move later.
     inverse = np.where(spread > 1e-3, 1 / np.maximum(spread, 1e-3), 0.0)
+    inverse[[layout.own + column for column in unseen]] = 0.0
     member.inverse.copy_(torch.from_numpy(inverse.astype(np.float32)))
 
 

@@ -69,7 +69,9 @@ def train(trainer: Trainer, examples: Examples, newest: Examples, options: Optio
     found = [
         _train(trainer, examples, newest, replace(options, pretrain="always" if way else "never"), version, tell, record) for way in ways
     ]
-    return min(found, key=lambda fitted: fitted.loss)
+    best = min(found, key=lambda fitted: fitted.loss)
+    trees = trainer.boosted(examples, lambda share: tell("training trees", share))
+    return replace(best, weights=replace(best.weights, trees=trees))
 
 
 def refit(trainer: Trainer, examples: Examples, fitted: Fitted, options: Options, version: str, tell: Tell) -> Weights:
@@ -86,10 +88,11 @@ def refit(trainer: Trainer, examples: Examples, fitted: Fitted, options: Options
     made = members(trainer.layout, trainer.spec.levels, trainer.shape, trainer.seed)
     recipe = replace(trainer.recipe(examples), epochs=fitted.epochs)
     for number, member in enumerate(made):
-        _prepare(member, examples, fitted.pretrained, options, trainer.seed + number)
+        _prepare(member, examples, fitted.pretrained, options, trainer.seed + number, recipe.unseen)
         fit(member, examples, trainer.spec.levels, recipe, trainer.seed + number, fresh=not fitted.pretrained)
         tell("training on everything", (number + 1) / len(made))
-    return Weights(version, trainer.spec.size, trainer.layout, trainer.spec.levels, tuple(made))
+    trees = trainer.boosted(examples, lambda share: tell("training trees on everything", share))
+    return Weights(version, trainer.spec.size, trainer.layout, trainer.spec.levels, tuple(made), trees)
 
 
 def _train(trainer: Trainer, examples: Examples, newest: Examples, options: Options, version: str, tell: Tell, record: Record) -> Fitted:
@@ -101,7 +104,7 @@ def _train(trainer: Trainer, examples: Examples, newest: Examples, options: Opti
         recipe = replace(recipe, epochs=min(options.epochs, recipe.epochs))
     epochs, total = [], 0.0
     for number, member in enumerate(made):
-        error = _prepare(member, examples, pretrained, options, trainer.seed + number)
+        error = _prepare(member, examples, pretrained, options, trainer.seed + number, recipe.unseen)
         if pretrained:
             record(f"{trainer.spec.size}/pretraining_error", error, number)
         stop = _Stop(member, newest, trainer.spec.levels, recipe)
@@ -121,8 +124,8 @@ def _train(trainer: Trainer, examples: Examples, newest: Examples, options: Opti
     return Fitted(weights, max(1, round(sum(epochs) / len(epochs))), pretrained, total / len(made))
 
 
-def _prepare(member: Member, examples: Examples, pretrained: bool, options: Options, seed: int) -> float:
-    error = pretrain(member, examples, seed, _PRETRAINING_STEPS) if pretrained else math.nan
+def _prepare(member: Member, examples: Examples, pretrained: bool, options: Options, seed: int, unseen: tuple[int, ...]) -> float:
+    error = pretrain(member, examples, seed, _PRETRAINING_STEPS, unseen=unseen) if pretrained else math.nan
     if options.finetune == "frozen":
         for name, value in member.named_parameters():
             value.requires_grad_(not name.startswith(FROZEN))
@@ -177,7 +180,7 @@ class _Stop:
                 torch.ones(len(units)),
                 torch.tensor(self.levels),
                 self.recipe,
-                bool((units == units.round()).all()),
+                self.newest.whole,
                 random,
             )
         return float(loss)

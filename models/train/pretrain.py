@@ -21,7 +21,9 @@ _HIDDEN = 0.4
 _LONGEST = 8
 
 
-def pretrain(member: Member, examples: Examples, seed: int, steps: int = 300, progress: Progress | None = None) -> float:
+def pretrain(
+    member: Member, examples: Examples, seed: int, steps: int = 300, progress: Progress | None = None, unseen: tuple[int, ...] = ()
+) -> float:
     """Teaches the item's layers in place. Columns' means and deviations are taken from the examples.
 
     Args:
@@ -30,13 +32,14 @@ def pretrain(member: Member, examples: Examples, seed: int, steps: int = 300, pr
         seed: of order, stretches and dropout.
         steps: batches.
         progress: told now and then.
+        unseen: as for standardise().
 
     Returns:
         The mean squared error of hidden lags over the last tenth, in their deviations: 1 is what knowing nothing gives.
     """
     random = torch.Generator().manual_seed(seed)
     member.noise = torch.Generator().manual_seed(seed + 1)
-    standardise(member, examples, member.layout)
+    standardise(member, examples, member.layout, unseen)
     layout = member.layout
     statics, lags = len(layout.statics), layout.lags
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""LightGBM as a peer: one regression for each quantile level and one for the mean, over all items and steps at once. Needs the extra `bench`."""
+"""LightGBM as a peer: one regression for each quantile level and one for the mean, over all items and steps at once."""
 
 from __future__ import annotations
 
@@ -33,16 +33,19 @@ _PARAMS: dict[str, Any] = {
 TREES = 160
 
 
-def load() -> Any:
+def load(who: str) -> Any:
     """The library.
 
+    Args:
+        who: must have it.
+
     Raises:
-        UserError: it is not installed.
+        UserError: it cannot be loaded; its wheel leaves OpenMP to the system.
     """
     try:
         import lightgbm
-    except ImportError as error:
-        raise UserError(f"lightgbm and lightgbm_mape must have the package lightgbm; {error}: pip install 'nowcart[bench]'") from error
+    except (ImportError, OSError) as error:
+        raise UserError(f"{who} must have the package lightgbm and OpenMP; {error}: apt-get install libgomp1") from error
     return lightgbm
 
 
@@ -52,7 +55,7 @@ class Boosted:
     name = "lightgbm"
 
     def __init__(self) -> None:
-        self._lightgbm = load()
+        self._lightgbm = load("lightgbm")
         self.note = f"one quantile objective a level, Tweedie for the mean, {TREES} trees each, at most {ROWS:,} rows"
         self.trees = TREES
         self.params = dict(_PARAMS)
@@ -108,7 +111,7 @@ class BoostedMape:
     name = "lightgbm_mape"
 
     def __init__(self) -> None:
-        self._lightgbm = load()
+        self._lightgbm = load("lightgbm_mape")
         self._trained: tuple[View, int, Any] | None = None
         self._features: tuple[View, Features] | None = None
 

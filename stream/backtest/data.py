@@ -148,8 +148,9 @@ class View:
         """Columns seen of the target; the next one is the first unseen."""
         self.gap = cut.cut - cut.end
         self.horizon = cut.horizon
-        self.y = _shown(data.y, end)
-        """float64[items, end]."""
+        below = data.y[:, :end] < 0
+        self.y = _frozen(np.where(below, 0.0, data.y[:, :end])) if below.any() else _shown(data.y, end)
+        """float64[items, end], at least 0."""
         self.known = {name: _shown(values, until) for name, values in data.known.items()}
         """float64[items, end + gap + horizon], by name."""
         self.past = {name: _shown(values, end) for name, values in data.past.items()}

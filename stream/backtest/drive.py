@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from models.demand.forecaster import DemandForecaster
-from models.protocol import DemandSpec
+from models.protocol import DemandSpec, Panel
 from stream.backtest.data import Floats, View
 from stream.backtest.method import Task
 from stream.engine.activity import Agreement, Block, Segment, Source, facts_segment
@@ -130,6 +130,14 @@ class Drive:
                 tell(step)
         self.done = max(self.done, until)
         return found
+
+    def asked(self) -> tuple[Panel, list[str]]:
+        """What forecasts after the newest closed step are made from: the panel of all items, and their names."""
+        resolution = self.shard.resolutions[0]
+        closed = resolution.windows.closed
+        assert closed is not None
+        slots = np.flatnonzero(self.shard.live & (resolution.first <= closed))
+        return resolution.panel(slots, self.shard.whole, self.shard.covariates), [self.shard.names[slot] for slot in slots.tolist()]
 
     def blocks(self, view: View, start: int = 0) -> Iterator[Block]:
         """The blocks of steps from `start` on, as go() takes them.

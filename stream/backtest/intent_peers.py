@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from stream.backtest.boosted import load
 from stream.tables import UserError
 
 Floats = NDArray[np.float64]
@@ -62,10 +63,7 @@ def lightgbm(x: Floats32, y: Floats) -> Predict:
     Raises:
         UserError: it is not installed.
     """
-    try:
-        import lightgbm as library
-    except ImportError as error:
-        raise UserError(f"lightgbm must have the package lightgbm; {error}: pip install 'nowcart[bench]'") from error
+    library = load("lightgbm")
     params: dict[str, Any] = {
         "objective": "binary", "learning_rate": _RATE, "num_leaves": 15, "min_data_in_leaf": 100, "feature_fraction": 0.7, "bagging_fraction": 0.8,
         "bagging_freq": 1,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from stream.backtest.data import Floats, View
+from stream.backtest.data import Floats, Ints, View
 
 Tell = Callable[[float], None]
 """Told now and then which share (0 to 1) of all rounds is done."""
@@ -34,6 +34,16 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Opinions:
+    """What each of a method's experts would have forecast alone."""
+
+    classes: Ints
+    """int64[items], the class that an item was weighed in; -1 for items that were left out."""
+    quantiles: Mapping[str, Floats]
+    """expert -> float64[items, levels, horizon], NaN where it said nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class RoundForecast:
     """Forecasts of one round; NaN in the rows of items that were left out."""
 
@@ -50,6 +60,8 @@ class RoundForecast:
     None: the point that is best for MAPE by the quantiles."""
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Horizon group (its last step) -> expert -> its weight, a mean over items; for the report."""
+    opinions: Opinions | None = None
+    """What a method's experts said, where it was asked for."""
 
 
 class Method(Protocol):

@@ -7,6 +7,7 @@ the network is fitted on everything before the cut; it keeps what they have lear
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from models.train.recorder import Recorder
 from models.train.trainer import Trainer
 from stream.backtest.data import Floats, View
 from stream.backtest.drive import Drive, State, demand_spec
-from stream.backtest.method import RoundForecast, Task, Tell
+from stream.backtest.method import Opinions, RoundForecast, Task, Tell
 from stream.engine.columns import DemandColumns
 
 _HELD_OUT = 0.15
@@ -25,6 +26,9 @@ _STALE = 0.1
 """By so much may the history have grown since the network was trained that the council learns by."""
 _LEAST = 24
 """Steps before which there is nothing to train a network on."""
+_ISSUES = 12
+"""Steps whose forecasts have all come true that a network must have seen: what it says of steps that it never saw come is no forecast, and a
+council and a calibration that learn by it are wrong about the network that has seen them."""
 
 
 class Nowcart:
@@ -40,12 +44,17 @@ class Nowcart:
             members: networks that are averaged.
         """
         self._members = members
+        self.opinions = False
+        """Whether to say what the experts said as well: experts x levels numbers an item and step."""
 
     def run(self, views: Sequence[View], task: Task, tell: Tell) -> Iterator[RoundForecast]:
         """As the protocol says."""
         rounds = Rounds(views, task, self._members, tell)
-        for number in range(len(views)):
-            yield rounds.forecast(number)
+        for number, view in enumerate(views):
+            made = rounds.forecast(number)
+            if self.opinions and rounds.live is not None:
+                made = replace(made, opinions=opinions_of(view, task, rounds.live))
+            yield made
 
 
 class Rounds:
@@ -89,12 +98,12 @@ class Rounds:
             drive.forecaster.load(self.refitted, keep=True)
         found = drive.go(view, view.end)
         self.tell((number + 1) / len(self.views))
-        return _forecast(view, self.task, found)
+        return forecast_of(view, self.task, found)
 
     def _warm(self, view: View, number: int) -> Drive:
         """An engine where the part begins on which its council and calibration are to learn what its network is worth."""
         seen = view.end - int(view.first[view.present].min()) if view.present.any() else 0
-        train_end = view.end - min(max(2 * self.task.horizon, int(np.ceil(_HELD_OUT * seen))), view.end)
+        train_end = view.end - min(max(2 * self.task.horizon, int(np.ceil(_HELD_OUT * seen))), seen // 2)
         warm = Drive(view, self.task, self.layout.lookback)
         warm.restore(self._base_state(view, train_end), train_end)
         self._base_to(view, view.end)
@@ -136,7 +145,7 @@ class Rounds:
             self.refitted = self.trainer.train(examples, f"round-{number + 1}-refitted", self._telling(number, 0.5, 1.0))
 
     def _examples(self, end: int) -> Examples | None:
-        if end < _LEAST:
+        if end < max(_LEAST, self.layout.horizon + _ISSUES):
             return None
         examples = self.recorder.examples(self.base.first + end - 1)
         return examples if len(examples) >= 200 else None
@@ -161,7 +170,34 @@ def _most(layout: Layout) -> int:
     return int(np.clip(600e6 / (4 * (layout.width + 3 * layout.horizon)), 20_000, 400_000))
 
 
-def _forecast(view: View, task: Task, found: Sequence[DemandColumns]) -> RoundForecast:
+def opinions_of(view: View, task: Task, drive: Drive) -> Opinions:
+    """What the experts said at a round's cut, and in which class its items were weighed.
+
+    Args:
+        view: of the round.
+        task: what is asked.
+        drive: at the cut.
+    """
+    forecaster, (panel, names) = drive.forecaster, drive.asked()
+    ahead = slice(view.gap, view.gap + task.horizon)
+    rows = np.array([int(name) for name in names], dtype=np.int64)
+    classes = np.full(len(view.items), -1, np.int64)
+    classes[rows] = forecaster.classes(panel.slots)
+    quantiles = {}
+    for name, said in forecaster.opinions(panel).items():
+        quantiles[name] = np.full((len(view.items), len(task.levels), task.horizon), np.nan)
+        quantiles[name][rows] = said[:, :, ahead]
+    return Opinions(classes, quantiles)
+
+
+def forecast_of(view: View, task: Task, found: Sequence[DemandColumns]) -> RoundForecast:
+    """A round's forecasts, of what the engine published.
+
+    Args:
+        view: of the round.
+        task: what is asked.
+        found: of the newest step before the cut.
+    """
     items, levels, ahead = len(view.items), len(task.levels), slice(view.gap, view.gap + task.horizon)
     mean = np.full((items, task.horizon), np.nan)
     quantiles = np.full((items, levels, task.horizon), np.nan)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.backtest.data import Bools, Dataset, Floats, Ints, Round, View, without_censored
-from stream.backtest.method import Method, RoundForecast, Task
+from stream.backtest.method import Method, Opinions, RoundForecast, Task
 from stream.backtest.paired import Difference, paired_difference
 from stream.backtest.points import point_mape
 from stream.backtest.scores import Cells, Scores, median_of, pinball, score, score_total, seasonal_scale
@@ -37,6 +37,8 @@ class Outcome:
     weights: dict[str, dict[str, float]] = field(default_factory=dict)
     """Horizon group -> expert -> weight, a mean over rounds."""
     seconds: float = 0.0
+    opinions: list[Opinions] = field(default_factory=list)
+    """One a round, of a method that was asked for them."""
 
 
 @dataclass(slots=True)
@@ -99,9 +101,9 @@ def _outcome(method: Method, made: Sequence[RoundForecast], views: Sequence[View
         cells = one.quantiles.transpose(0, 2, 1).reshape(-1, len(task.levels))
         points.append(point_mape(cells, task.levels, np.repeat(view.whole, task.horizon)).reshape(-1, task.horizon))
     totals = {steps: np.array([one.totals[steps] for one in made]) for steps in task.totals if all(steps in one.totals for one in made)}
-    return Outcome(
-        method.name, method.note, np.array([one.mean for one in made]), quantiles, np.array(points), totals, _weights(made), seconds
-    )
+    opinions = [one.opinions for one in made if one.opinions is not None]
+    means = np.array([one.mean for one in made])
+    return Outcome(method.name, method.note, means, quantiles, np.array(points), totals, _weights(made), seconds, opinions)
 
 
 def _weights(made: Sequence[RoundForecast]) -> dict[str, dict[str, float]]:
@@ -246,15 +248,18 @@ def paired(result: Backtest) -> list[dict[str, Any]]:
     return found
 
 
-def compare(result: Backtest, one: Outcome, other: Outcome) -> Difference | None:
+def compare(result: Backtest, one: Outcome, other: Outcome, among: NDArray[np.bool_] | None = None) -> Difference | None:
     """WQL of one method less that of another, over the cells that both forecast.
 
     Args:
         result: of the backtest.
         one: below 0: this one is better.
         other: the other.
+        among: bool[rounds, items, horizon], only these.
     """
     both = np.isfinite(one.mean) & np.isfinite(other.mean)
+    if among is not None:
+        both &= among
     mine, r, i, _ = cells_of(result, one, both)
     theirs, *_ = cells_of(result, other, both)
     losses = [2 * pinball(cells.actual, cells.quantiles, result.task.levels).mean(axis=1) for cells in (mine, theirs)]

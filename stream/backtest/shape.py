@@ -112,9 +112,9 @@ def shape(columns: Columns, layout: Layout) -> Read:
     target = numbers(columns, layout.target, "--target")
     negative = np.flatnonzero(target < 0)
     if len(negative):
-        raise UserError(
-            f'the column "{layout.target}" (--target) must not be negative, as demand never is; got '
-            f"{target[negative[0]]:g} in {columns.rows(negative)} of {columns.path}: take returns out, or put 0"
+        notes.append(
+            f'the column "{layout.target}" (--target) is negative in {columns.rows(negative)}, as where returns exceed sales: methods see 0 '
+            "there, as demand is never less, and are scored by what stands there"
         )
     has = ~np.isnan(target)
     if not has.any():

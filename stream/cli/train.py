@@ -40,6 +40,12 @@ def add(subparsers: Subparsers) -> None:
     add_config(parser)
     parser.add_argument("--size", metavar="A,B", type=names, default=(), help="only these bucket sizes (default: all of [demand])")
     parser.add_argument("--members", metavar="N", type=positive(int), default=4, help="networks whose outputs are averaged (default: 4)")
+    parser.add_argument(
+        "--trees",
+        choices=("auto", "never", "always"),
+        default="auto",
+        help="train boosted trees beside the networks; they take seconds a tick for ten thousand items: auto: for buckets of a day or a week",
+    )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all that is drawn (default: 0)")
     parser.add_argument(
         "--pretrain",
@@ -188,7 +194,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     from models.train.learning import Options
     from stream.train.run import Plan
 
-    return Plan(args.members, args.seed, Options(args.pretrain, args.finetune, args.epochs), sizes=args.size)
+    trees = {"auto": None, "never": False, "always": True}[args.trees]
+    return Plan(args.members, args.seed, Options(args.pretrain, args.finetune, args.epochs), sizes=args.size, trees=trees)
 
 
 def _history(config: Config, args: argparse.Namespace) -> History:

@@ -35,6 +35,9 @@ _CHUNK = 4096
 _MERGE_SEGMENTS = 64
 """So many segments of one epoch are merged into one while they wait: bounds what an hour of a busy shop holds in memory."""
 
+_FINE = 8192
+"""Slots up to which room is doubled."""
+
 Columns = DemandColumns | SpikeColumns
 
 
@@ -91,6 +94,17 @@ class Counters:
     beyond_ring: int = 0
     ignored_facts: int = 0
     """Facts and measurements under more names than a partition may know."""
+
+
+def room_for(items: int) -> int:
+    """Slots for so many items: a power of two, from _FINE on in steps of an eighth of one, since each slot is kilobytes of every snapshot.
+
+    Args:
+        items: at least 1.
+    """
+    above = 1 << (items - 1).bit_length()
+    step = above if above <= _FINE else above // 16
+    return -(-items // step) * step
 
 
 class AgreementError(Exception):
@@ -533,8 +547,8 @@ class ForecastShard:
             self.expected = np.concatenate([self.expected, np.zeros(capacity - len(self.expected), np.int64)])
 
     def _allocate(self, names: list[str]) -> None:
-        while len(self.free) < len(names):
-            self.resize(self.capacity * 2)
+        if len(self.free) < len(names):
+            self.resize(room_for(self.capacity - len(self.free) + len(names)))
         for name in names:
             slot = self.free.pop()
             self.index[name] = slot

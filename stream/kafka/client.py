@@ -98,7 +98,7 @@ class KafkaMember:
             required["group.protocol"] = "consumer"
         else:
             required["partition.assignment.strategy"] = assignment
-            defaults["heartbeat.interval.ms"] = 500  # a partition that moves has no owner for one interval
+            defaults["heartbeat.interval.ms"] = 200  # a partition that moves has no owner for one interval
         self._consumer: Any = reader.open_consumer(properties, self._errors, defaults, required)
         try:
             reach(self._consumer, self._errors, properties, start_timeout_s)

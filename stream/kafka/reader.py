@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, is_away, log, reason, servers, settings, translated
 from stream.kafka.fetching import CHUNK, KafkaMessages, batches, cut_before, split
 from stream.kafka.log import Fetched, OffsetGone, Partition, Unreachable
-from stream.kafka.resting import REST, Resting
+from stream.kafka.resting import REST, RESTED_DEFAULTS, Resting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,8 +73,9 @@ def open_consumer(properties: Mapping[str, Any], errors: Errors, defaults: Mappi
         defaults: over CONSUMER_DEFAULTS.
         required: over CONSUMER_REQUIRED.
     """
-    config = settings(properties, errors, {**CONSUMER_DEFAULTS, **defaults}, {**CONSUMER_REQUIRED, **required})
     rest_ms = float(properties.get(REST, 0))
+    rested = RESTED_DEFAULTS if rest_ms > 0 else {}
+    config = settings(properties, errors, {**CONSUMER_DEFAULTS, **rested, **defaults}, {**CONSUMER_REQUIRED, **required})
     try:
         consumer = Consumer(config)
         return Resting(consumer, rest_ms / 1000) if rest_ms > 0 else consumer  # type: ignore[return-value]  # as good as one

@@ -17,6 +17,9 @@ from confluent_kafka import Message as RawMessage
 REST = "nowcart.rest.ms"
 """The property that asks for it: how long at most, milliseconds. Ours, unknown to librdkafka."""
 
+RESTED_DEFAULTS = {"queued.max.messages.kbytes": 4096}
+"""A client that has read far ahead of its caller stands at the ends, asking, before the caller has come there and lets it rest."""
+
 Message: Any = RawMessage
 Place = tuple[str, int]
 """A topic and a partition of it."""

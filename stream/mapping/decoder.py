@@ -24,6 +24,8 @@ _AT_ONCE = 2_048
 or 20,000 at once each message took half as long again."""
 _NOUNS = {"offers": "offer", "reviews": "review", "signals": "signal"}
 _NEEDS_ITEM = (Event.VIEW, Event.CART, Event.REMOVE, Event.PURCHASE)
+_NEEDS_NONE = ~np.isin(np.arange(len(Event)), _NEEDS_ITEM)
+"""bool[events], by code."""
 _TEXTS = ("name", "promotion", "category", "brand", "text")
 _TIMES = ("starts", "ends", "launched")
 _AMOUNTS = ("stock", "regular_price")
@@ -251,7 +253,7 @@ class _Batch:
     def _items(self, event: Ints | None) -> list[str] | None:
         if event is None:
             return self._ids("item", required=True)
-        searches = ~np.isin(event, _NEEDS_ITEM)
+        searches = _NEEDS_NONE[event]
         if not searches.any():
             return self._ids("item", required=True)
         # What concerns no item may leave it out; the others may not.

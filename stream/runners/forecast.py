@@ -40,6 +40,7 @@ EXPERTS = (
     "network",
     "network_counts",
     "network_adapted",
+    "boosted",
 )
 """The experts that run live, and in backtests."""
 

@@ -180,6 +180,7 @@ class Service:
             records=view.records,
         )
         body = body_of(msgspec.json.encode(overview))
+        view.sessions.told()
         self._overview = (now, body)
         return body
 

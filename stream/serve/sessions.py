@@ -138,6 +138,11 @@ class Sessions:
             self._hot = (self.version, now, hot)
         return [session for session in hot if not (session.ended or session.purchased or session.bot)][:count]
 
+    def told(self) -> None:
+        """Somebody is being told how many records there were: who now asks for the likeliest must get them with these records."""
+        version, _, hot = self._hot
+        self._hot = (version, float("-inf"), hot)
+
     def _likeliest(self) -> list[Session]:
         """_MOST_LISTED of them; a column, since a walk over tens of thousands of sessions would keep everybody waiting."""
         heat = np.frombuffer(self._heat) if self._heat else np.zeros(0)

@@ -22,6 +22,7 @@ from stream.state.errors import Damaged, StoreUnavailable
 Given = TypeVar("Given")
 
 TEMPORARY = ".tmp"
+_AT_ONCE = 512 * 1024
 _WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
 
 
@@ -90,28 +91,41 @@ class Folder:
         """
         return self._try(f"read {path}", lambda: _found(path, lambda: bytes(self.filesystem.cat_file(path))))
 
-    def get_into(self, path: str, buffer: memoryview) -> int:
-        """Reads a file into memory that is already there: fresh pages for each part cost more than reading it. Gives the file's size.
+    def get_into(self, path: str, buffers: Sequence[memoryview], seen: Callable[[memoryview], object]) -> int:
+        """Reads a file into memory that is already there, a piece at a time, each shown while it is still in the processor's cache; gives the
+        file's size. Where that is not the buffers' size together, what they hold is not the file.
 
         Args:
             path: as `path` gave it.
-            buffer: takes the file if it is not larger.
+            buffers: filled one after the other.
+            seen: called with each piece, in order.
 
         Raises:
             Damaged: it is not there, or the disk cannot read it.
             StoreUnavailable: it could not be read.
         """
+        pieces = [buffer[at : at + _AT_ONCE] for buffer in buffers for at in range(0, len(buffer), _AT_ONCE)]
         if not self.local:
-            data = self.get(path)
-            if len(data) <= len(buffer):
-                buffer[: len(data)] = data
+            data = memoryview(self.get(path))
+            if len(data) == sum(map(len, buffers)):
+                end = 0
+                for piece in pieces:
+                    piece[:] = data[end : end + len(piece)]
+                    seen(piece)
+                    end += len(piece)
             return len(data)
 
         def read() -> int:
+            end = 0
             with self.filesystem.open(path, "rb") as file:
-                end = 0
-                while end < len(buffer) and (got := file.readinto(buffer[end:])):
-                    end += got
+                for piece in pieces:
+                    filled = 0
+                    while filled < len(piece) and (got := file.readinto(piece[filled:])):
+                        filled += got
+                    seen(piece)
+                    end += filled
+                    if filled < len(piece):
+                        return end
                 return end + len(file.read(1))
 
         return self._try(f"read {path}", lambda: _found(path, read))

@@ -256,37 +256,57 @@ class Store:
                 else:
                     packed[part].append(name)
 
-        def fill(part: str, data: memoryview) -> None:
-            held = dict(tensors.tensors(data))
-            for name in packed.get(part, ()):
-                _copy(name, held.get(name), state[name])
-            for name, start in rows.get(part, ()):
-                _copy(name, held.get(ROWS), state[name][start : start + found.arrays[name].rows])
+        def place(name: str, start: int) -> NDArray[Any]:
+            return state[name][start : start + found.arrays[name].rows]
 
-        self._each_part(found, fill, progress)
-        return state
-
-    def _each_part(self, found: Manifest, use: Callable[[str, memoryview], None], progress: Progress | None) -> None:
-        """Reads and verifies all parts; at most one a thread is held."""
         done, memory = 0, threading.local()
 
         def read(part: str) -> None:
             nonlocal done
-            expected = found.parts[part]
-            if expected > len(getattr(memory, "buffer", b"")):
-                memory.buffer = bytearray(expected)
-            data = memoryview(memory.buffer)[:expected]
-            size = self.folder.get_into(self._path(found.key, "parts", _file(part)), data)
-            if size != expected or hashlib.sha256(data).hexdigest() != part:
-                self._seen[found.key].unnamed_ms.pop(part, None)
-                raise Damaged(f"the part {part[:12]}… is not what was written")
-            use(part, data)
+            size = found.parts[part]
+            if part in rows and part not in packed:  # one array: read where it belongs
+                (name, start), *others = rows[part]
+                first = place(name, start)
+                head = memoryview(bytearray(max(0, size - first.nbytes)))
+                self._read_part(found, part, [head, first.reshape(-1).view(np.uint8).data])
+                if not tensors.is_head(head, ROWS, first):
+                    raise Damaged(f"{name} is not in the part that should hold it")
+                for other, at in others:
+                    _copy(other, first, place(other, at))
+            else:
+                if size > len(getattr(memory, "buffer", b"")):
+                    memory.buffer = bytearray(size)
+                data = memoryview(memory.buffer)[:size]
+                self._read_part(found, part, [data])
+                held = dict(tensors.tensors(data))
+                for name in packed.get(part, ()):
+                    _copy(name, held.get(name), state[name])
+                for name, start in rows.get(part, ()):
+                    _copy(name, held.get(ROWS), place(name, start))
             with self._lock:
-                done += len(data)
+                done += size
                 if progress is not None:
                     progress(done, found.bytes)
 
         parallel.each(read, found.parts, self.read_threads)
+        return state
+
+    def _read_part(self, found: Manifest, part: str, buffers: Sequence[memoryview]) -> None:
+        """Reads a part and verifies it; several threads at once.
+
+        Args:
+            found: names it.
+            part: its sha256.
+            buffers: filled one after the other, of its size together.
+
+        Raises:
+            Damaged: it is not what was written.
+        """
+        hashing = hashlib.sha256()
+        size = self.folder.get_into(self._path(found.key, "parts", _file(part)), buffers, hashing.update)
+        if size != found.parts[part] or hashing.hexdigest() != part:
+            self._seen[found.key].unnamed_ms.pop(part, None)
+            raise Damaged(f"the part {part[:12]}… is not what was written")
 
     def _compare(self, found: Manifest) -> None:
         here = manifests.fingerprint()

@@ -85,14 +85,8 @@ def tensors(data: bytes | memoryview) -> Iterator[tuple[str, NDArray[Any]]]:
         Damaged: not such a part.
     """
     view = memoryview(data)
-    length = int.from_bytes(view[:8], "little")
-    if len(view) < 8 or not 2 <= length <= min(len(view) - 8, _HEADER_MOST):
-        raise Damaged("it is too short for its header")
+    header, length = _read_header(view)
     body = view[8 + length :]
-    try:
-        header = _decode(view[8 : 8 + length])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Damaged(f"its header cannot be read: {error}") from None
     for name, tensor in header.items():
         start, stop = tensor.data_offsets
         kind = KINDS.get(tensor.dtype)
@@ -104,3 +98,29 @@ def tensors(data: bytes | memoryview) -> Iterator[tuple[str, NDArray[Any]]]:
         if min(tensor.shape, default=0) < 0 or not 0 <= start <= stop <= len(body) or stop - start != size:
             raise Damaged(f"{name} does not have the bytes of its shape")
         yield name, np.frombuffer(body[start:stop], kind).reshape(tensor.shape)
+
+
+def is_head(data: memoryview, name: str, array: NDArray[Any]) -> bool:
+    """Whether a part's bytes before its arrays announce this one alone.
+
+    Args:
+        data: all that stands before them.
+        name: the array's.
+        array: of the type and shape that it should have.
+
+    Raises:
+        Damaged: not such bytes.
+    """
+    header, length = _read_header(data)
+    return 8 + length == len(data) and header == {name: _Tensor(_NAMES[array.dtype.str], array.shape, (0, array.nbytes))}
+
+
+def _read_header(view: memoryview) -> tuple[dict[str, _Tensor], int]:
+    """What a part announces, and how long the announcement is."""
+    length = int.from_bytes(view[:8], "little")
+    if len(view) < 8 or not 2 <= length <= min(len(view) - 8, _HEADER_MOST):
+        raise Damaged("it is too short for its header")
+    try:
+        return _decode(view[8 : 8 + length]), length
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Damaged(f"its header cannot be read: {error}") from None

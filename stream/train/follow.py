@@ -313,7 +313,7 @@ class Follower:
             logger.info("%s: %d examples so far, too few to train on", size, len(everything))
             return
         early = end - max(1, (end - int(everything.issue.min())) // 10)
-        trainer = Trainer(spec, self.parts[0].recorders[size].layout, self.plan.members, self.plan.seed, self.plan.shape)
+        trainer = Trainer(spec, self.parts[0].recorders[size].layout, self.plan.members, self.plan.seed, self.plan.shape, self.plan.trees)
         examples = joined([part.recorders[size].examples(early) for part in self.parts])
         newest = joined([part.recorders[size].examples(end, early) for part in self.parts])
 

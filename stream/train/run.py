@@ -44,6 +44,8 @@ class Plan:
     held_out: float = HELD_OUT
     sizes: tuple[str, ...] = ()
     """Bucket sizes; none: all."""
+    trees: bool | None = None
+    """Whether to train trees beside the networks; None: for buckets of a day or a week."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def _train(config: Config, course: Course, spec: DemandSpec, known: Known, plan:
         logger.warning("%s: %d examples of buckets of %s are too few; it is left out", course.history.source, len(examples), size)
         return None
     layout = course.layouts[size]
-    trainer = Trainer(spec, layout, plan.members, plan.seed, plan.shape)
+    trainer = Trainer(spec, layout, plan.members, plan.seed, plan.shape, plan.trees)
     fitted = train(trainer, examples, newest, plan.options, _CANDIDATE, _of(size, tell), record)
     judged = course.trained(size, Swap(size, _CANDIDATE, 0, fitted.weights), _of(size, tell))
     untrained = course.untrained(size)
@@ -158,6 +160,7 @@ def finish(
         "pretrained": fitted.pretrained,
         "finetune": plan.options.finetune,
         "newest_loss": fitted.loss,
+        "trees": weights.trees is not None,
     }
     card = Card(
         version=version,

@@ -14,7 +14,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
-from stream.backtest.data import cut_rounds
+from stream.backtest.data import Round, View, cut_rounds
 from stream.backtest.shape import Layout, read_dataset, read_table, step_of
 from stream.backtest.times import time_values
 from stream.tables import UserError
@@ -146,13 +146,21 @@ def test_a_million_rows_are_columns_all_the_way() -> None:
 GOOD = "item,t,y,price,kind\na,2024-01-01,1,2.5,x\na,2024-01-02,2,2.5,x\nb,2024-01-01,3,1.0,y\n"
 
 
+def test_more_returns_than_sales_are_seen_as_no_demand_and_scored_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "sales.csv"
+    path.write_text(GOOD.replace(",2,2.5", ",-2,2.5"))
+    read = read_dataset(path, replace(SALES, frequency="D"))
+    assert read.data.y[0].tolist() == [1, -2]
+    assert any("negative in line 3" in note for note in read.notes)
+    assert View(read.data, Round(1, 2, 2, 0)).y[0].tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("text", "layout", "says"),
     [
         (GOOD, replace(SALES, target="z"), ['must have the column "z"', "item, t, y, price, kind"]),
         (GOOD, replace(SALES, known=("prise",)), ['"prise"', 'did you mean "price"?']),
         (GOOD.replace(",2,2.5", ",two,2.5"), SALES, ['"y" (--target)', "'two'", "line 3", "leave them empty"]),
-        (GOOD.replace(",2,2.5", ",-2,2.5"), SALES, ["must not be negative", "-2", "line 3"]),
         (GOOD.replace(",2,2.5", ",inf,2.5"), SALES, ["finite", "line 3"]),
         (GOOD.replace(",2,2.5", ",2,cheap"), replace(SALES, known=("price",)), ['"price" (--known)', "'cheap'", "line 3"]),
         (GOOD.replace("a,2024-01-02", "a,2024-01-01"), SALES, ["one row a time", "lines 2, 3", "keep one"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ from numpy.typing import NDArray
 from models.demand.encoder import layout_of
 from models.demand.expert import Expert
 from models.demand.network import Shape, Weights
+from models.demand.trees import Trees
 from models.protocol import DemandSpec, Ints, Panel
 from models.registry import DEMAND
-from models.train.fit import members
+from models.train.boosting import boost
+from models.train.fit import SEEN, Examples, members
 
 LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 SCALE = 1_000_000
@@ -57,6 +61,7 @@ class Shop:
         shut: NDArray[np.bool_] | None = None,
         censored: NDArray[np.float32] | None = None,
         known: Mapping[str, NDArray[np.float32]] | None = None,
+        past: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
         """Takes the whole story; panels tell only what is known at a bucket's close.
 
@@ -70,6 +75,7 @@ class Shop:
             shut: bool[at least buckets + horizon], told from the start.
             censored: float32[buckets, items], share without stock.
             known: float32[at least buckets + horizon, items] each, announced all of it from the start; NaN where never.
+            past: float32[buckets, items] each, measured beside units.
         """
         self.units = units
         self.spec = spec
@@ -79,7 +85,7 @@ class Shop:
         self.garbage = garbage
         self.first = np.full(self.capacity, START, dtype=np.int64)
         self.whole = np.full(self.capacity, not fractional)
-        self.shut, self.censored, self.known = shut, censored, known or {}
+        self.shut, self.censored, self.known, self.past = shut, censored, known or {}, past or {}
 
     def slots(self) -> Ints:
         return np.arange(self.items, dtype=np.int64)
@@ -107,6 +113,7 @@ class Shop:
             steps,
             self.whole,
             known={name: self._ahead(values, bucket, np.nan) for name, values in self.known.items()},
+            past={name: self._closed(values, bucket) for name, values in self.past.items()},
             censored=None if self.censored is None else self._closed(self.censored, bucket),
             shut=None if self.shut is None else self._ahead(self.shut, bucket, 0),
         )
@@ -133,9 +140,22 @@ def weights(wanted: DemandSpec, version: str = "tiny-1", seed: int = 0) -> Weigh
     return Weights(version, wanted.size, layout, wanted.levels, tuple(members(layout, wanted.levels, Shape(hidden=16, step=8), seed)))
 
 
+@cache
+def drawn_trees(wanted: DemandSpec, seed: int = 0) -> Trees:
+    """Trees that have learnt something from columns that were drawn."""
+    layout, random = layout_of(wanted), np.random.default_rng(seed)
+    rows = random.normal(size=(400, layout.width)).astype(np.float32)
+    scale = np.exp(random.normal(size=400)).astype(np.float32)
+    units = random.poisson(scale[:, None] * np.exp(rows[:, :1]), (400, layout.horizon)).astype(np.float32)
+    examples = Examples(rows, scale, units, np.full(units.shape, SEEN, np.int8), np.arange(400))
+    return boost(examples, layout, wanted.levels, 0.0, seed, rounds=20)
+
+
 def expert_of(name: str, wanted: DemandSpec) -> Expert:
-    """A registered expert; one that needs a trained network has a small one."""
+    """A registered expert; one that needs a trained network has a small one, and trees if it needs those."""
     expert = DEMAND[name](wanted)
     if not expert.active:
         expert.load(weights(wanted))
+    if not expert.active:
+        expert.load(replace(weights(wanted), trees=drawn_trees(wanted)))
     return expert

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.device import DeviceError, Tiles, pick, prove
+from models.device import DeviceError, Lane, Tiles, pick, prove
 
 # isort: split
 import numpy as np
@@ -104,3 +104,28 @@ def test_slot_arrays_grow_forget_and_come_back() -> None:
     assert arrays.f32("level")[0] == 1
     with pytest.raises(ValueError, match="level"):
         other.restore({"level": np.zeros(3)})
+
+
+def test_what_crosses_a_staged_lane_is_a_copy_and_comes_back_as_it_went() -> None:
+    lane = Lane(torch.device("cpu"), staged=True)
+    for rows in (3, 500, 2):
+        values = np.random.default_rng(rows).normal(size=(rows, 5)).astype(np.float32)
+        far = lane.there("x", values)
+        sent = values.copy()
+        values[:] = 0  # the sender's array is free again
+        first = lane.back(far * 2)
+        again = lane.back(far)
+        assert first.tobytes() == (sent * 2).tobytes()
+        assert again.tobytes() == sent.tobytes()
+    assert lane.there("slots", np.arange(4)).dtype == torch.int64
+
+
+def test_resident_rows_give_the_bits_of_rows_from_the_host() -> None:
+    random = np.random.default_rng(3)
+    weight = torch.from_numpy(random.normal(size=(37, 29)).astype(np.float32))
+    tiles = Tiles(lambda x: torch.tanh(x @ weight), 37, 29)
+    for rows in (0, 1, 192, 193, 1000):
+        x = random.normal(size=(rows, 37)).astype(np.float32)
+        there = tiles.resident(torch.from_numpy(x.copy()))
+        x.flags.writeable = False  # as arrays of a snapshot may be
+        assert there.numpy().tobytes() == tiles(x).tobytes()

@@ -39,7 +39,8 @@ def assert_rows(apart: Forecast, together: Forecast, rows: NDArray[np.int64]) ->
         assert getattr(apart, name).tobytes() == np.ascontiguousarray(getattr(together, name)[rows]).tobytes(), name
     for steps, found in apart.totals.items():
         assert found.tobytes() == np.ascontiguousarray(together.totals[steps][rows]).tobytes()
-    assert apart.probes.tobytes() == np.ascontiguousarray(together.probes[:, :, rows]).tobytes()
+    for name in ("mixed", "middle", "gaps"):
+        assert getattr(apart.probes, name).tobytes() == np.ascontiguousarray(getattr(together.probes, name)[..., rows]).tobytes()
 
 
 def check(found: Forecast, levels: tuple[float, ...]) -> None:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from models.device import Lane
 from models.intent.calibration import Calibrators
 from models.intent.recurrent import RecurrentIntent
 from models.intent.scorer import IntentScorer
@@ -130,3 +132,62 @@ def test_a_session_ends_on_the_weights_that_it_began_with() -> None:
     assert copy.recurrent.both(on)[0].tobytes() == swapped.recurrent.both(on)[0].tobytes()
     swapped.recurrent.settle(np.array([0]), np.array([0]), np.array([0]))
     assert list(swapped.recurrent.shared_state()["bodies"]) == [1, 1]
+
+
+def _live(chance: np.random.Generator, seen: np.ndarray) -> SessionRuns:
+    """Events of some sessions that go on, or begin; `seen` counts each slot's."""
+    slots = chance.permutation(len(seen))[: int(chance.integers(1, len(seen)))]
+    length = np.minimum(chance.geometric(0.35, len(slots)), 40)
+    slot = np.repeat(slots, length)
+    position = np.arange(len(slot)) - np.repeat(np.cumsum(length) - length, length) + 1 + seen[slot]
+    seen[slots] += length
+    rows = len(slot)
+    return SessionRuns(slot, position, chance.normal(size=(rows, 4)).astype(np.float32), *chance.integers(0, 10_000, (2, rows)))
+
+
+def test_states_on_a_device_are_those_on_the_host_to_the_bit() -> None:
+    """The road to a device, on the host: buffers that grow, slots that grow, sessions that end and are evicted, other weights, a snapshot."""
+    host = RecurrentIntent(IntentSpec(4))
+    away = RecurrentIntent(IntentSpec(4), lane=Lane(torch.device("cpu"), staged=True))
+    chance, seen = np.random.default_rng(8), np.zeros(60, np.int64)
+    for turn in range(40):
+        if turn == 10:
+            seen = np.concatenate([seen, np.zeros(940, np.int64)])
+        if turn == 20:
+            for model in (host, away):
+                model.swap(drawn(4, "other", bent=True))
+        if turn == 30:  # the other's state goes on here, and this one's there
+            states = [{name: array.copy() for name, array in model.slot_state().items()} | model.shared_state() for model in (host, away)]
+            host, away = RecurrentIntent(IntentSpec(4)), RecurrentIntent(IntentSpec(4), lane=Lane(torch.device("cpu"), staged=True))
+            host.restore(states[1])
+            away.restore(states[0])
+        runs = _live(chance, seen)
+        over = chance.permutation(np.flatnonzero(seen))[: int(chance.integers(1, len(seen)))]
+        bought = np.where(chance.random(len(over)) < 0.2, seen[over], 0)
+        found = []
+        for model in (host, away):
+            model.resize(len(seen))
+            found.append(model.both(runs))
+            model.settle(over[2:], bought[2:], bought[2:])
+            model.forget(over[:2])
+        seen[over] = 0
+        assert [part.tobytes() for part in found[0]] == [part.tobytes() for part in found[1]]
+        mine, theirs = host.slot_state(), away.slot_state()
+        assert mine.keys() == theirs.keys()
+        assert all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)
+    assert mine["slot.h"].shape == (32, 1000)
+    assert not mine["slot.h"][:, seen == 0].any()
+    assert mine["slot.h"][:, seen > 0].any(axis=0).all()
+
+
+def test_only_a_snapshot_copies_the_states_and_it_is_of_its_moment() -> None:
+    """On the host a snapshot reads the memory itself; what came back from a device is not written to by the next batch."""
+    model = RecurrentIntent(IntentSpec(4), lane=Lane(torch.device("cpu"), staged=True))
+    model.resize(50)
+    chance, seen = np.random.default_rng(9), np.zeros(50, np.int64)
+    first = model.both(_live(chance, seen))[0]
+    kept = first.copy()
+    memory = model.slot_state()["slot.h"]
+    model.both(_live(chance, seen))
+    assert first.tobytes() == kept.tobytes()
+    assert np.shares_memory(memory, model.slot_state()["slot.h"])

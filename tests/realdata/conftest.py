@@ -115,7 +115,7 @@ def run_layout(bootstrap: str, config_text: str, folder: Path, name: str, rows: 
     finally:
         for process in started:
             process.kill()
-            process.wait()
+            process.communicate()
     found: dict[str, list[bytes]] = defaultdict(list)
     for record in follow(kafka, [f"{name}.demand"], until_end=True):
         assert record.key is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import shutil
 import threading
 import tomllib
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from stream.serve.server import Server
 from stream.serve.service import Service
 from stream.simulate.mapping import sources
 
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+"""None: there is none here."""
 HOUR_MS = 3_600_000
 T0 = 1_750_000_000_000 - 1_750_000_000_000 % HOUR_MS
 LEVELS = ("0.01", "0.05", "0.1", "0.25", "0.5", "0.75", "0.9", "0.95", "0.99")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -13,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.serve.rig import Rig, config, demand, intent, spike
+from tests.serve.rig import CHROMIUM, Rig, config, demand, intent, spike
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 ITEMS = 2_000

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream.serve.counters import Counters
 from stream.serve.panel import DemandRecord
+from stream.serve.service import Service
 from stream.serve.sessions import IntentRecord
 from stream.serve.view import View
 from tests.serve.rig import HOUR_MS, T0, config, correction, demand, intent, spike
@@ -242,6 +244,18 @@ def test_the_likeliest_of_many_sessions_are_found() -> None:
             now[0] += 1
             likely = sorted(((p, name) for name, (p, listed) in known.items() if listed), reverse=True)[:500]
             assert [session.name for session in sessions.hot(500)] == [name for _, name in likely]
+
+
+def test_who_was_told_of_a_record_finds_it_among_the_likeliest() -> None:
+    service = Service(config(), Counters(process=False), None)
+    service.overview()
+    sessions = service.view.sessions
+    sessions.take(msgspec.json.decode(intent("a", 0.2), type=IntentRecord), b"")
+    assert [session.name for session in sessions.hot(5)] == ["a"]
+    sessions.take(msgspec.json.decode(intent("b", 0.9), type=IntentRecord), b"")
+    service._overview = (float("-inf"), service._overview[1])  # half a second has passed since
+    service.overview()
+    assert [session.name for session in sessions.hot(5)] == ["b", "a"]
 
 
 def test_sessions_are_no_more_than_allowed() -> None:
