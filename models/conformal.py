@@ -5,6 +5,9 @@ council said: adding it makes x the quantile that it claims to be (adaptive conf
 2021; Angelopoulos, Candès, Tibshirani 2023). What waits is kept as the council said it, before calibration, so that the tracker is compared with
 today's correction and a long horizon brings delay but no swinging.
 
+A level's correction is the median's, for all of them, and its own beside the median's, in proportion to how wide the forecast says that it is: what was learnt
+of wide forecasts holds for narrow ones, those of a network that has been trained on twice as much, say.
+
 Counts: x is the real number whose ceiling is the quantile, y is spread evenly over (y - 1, y]. The level p is then kept exactly when
 share(y < q) <= p <= share(y <= q), and there is no clipping at zero to stand still for: x + 1 is always positive.
 """
@@ -12,6 +15,7 @@ share(y < q) <= p <= share(y <= q), and there is no clipping at zero to stand st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.special as sp
@@ -29,15 +33,41 @@ _EXPECTED = 3.0
 _WIDE = 0.5
 """Standard deviation, on the trackers' scale, from which on forecasts move them by whole gains; a tracker of narrower ones moves by as much less."""
 _LEAST_WIDE = 0.01
+_LEAST_SHARE = 0.25
+"""Of the width before corrections, what the width with them counts at least."""
 _LEAP = 0.03
 """A step longer than this is looked at: it ends where those that were missed lie, on average. Far levels come back from beyond by a twentieth of what
 brought them there."""
 _WIDEST = 1.5
 _FLATTEST = 0.2
 """Of the normal density that the gains are divided by: beyond it a level is so rare that its tracker would leap."""
+_UNKNOWN_WIDTH, _WIDTH_TICKS = 1.0, 20.0
+"""Mean width of forecasts before any was seen, and the ticks over which it is taken."""
+_MOST_WIDE = np.float32(5)
 _MEMORY = 0.97
 _BORROWED = 300.0
 """Scored items that the correction of all classes together is worth to one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """Of quantiles, as they are known now."""
+
+    place: Float32
+    """float32[groups, classes], logarithms: by how much all levels move."""
+    spread: Float32
+    """float32[groups, classes, levels]: by how much of a forecast's width each moves beside that; the median not at all."""
+
+    def factors(self, group: int, classes: Ints, wide: Float32) -> Float32:
+        """float32[m, levels], to multiply x + 1 (x of kilograms) with.
+
+        Args:
+            group: horizon group.
+            classes: int64[m].
+            wide: float32[m], see width().
+        """
+        exponent = self.place[group][classes][:, None] + self.spread[group][classes] * wide[:, None]
+        return np.asarray(np.exp(np.ascontiguousarray(exponent, dtype=np.float32)), dtype=np.float32)
 
 
 class Conformal:
@@ -57,23 +87,53 @@ class Conformal:
         self._shift: Float64 = np.zeros(shape)
         self._items: Float64 = np.zeros((groups, classes + 1))
         self._ticks: Float64 = np.zeros((groups, classes + 1))
+        self._wide: Float64 = np.full((groups, classes + 1), _UNKNOWN_WIDTH)
         # Of what was published: for metrics.
         self._below: Float64 = np.zeros(shape)
         self._within: Float64 = np.zeros(shape)
         self._scored: Float64 = np.zeros((groups, classes + 1))
         self._ends = int(np.argmin(np.abs(self.levels - 0.1))), int(np.argmin(np.abs(self.levels - 0.9)))
         """Places of the levels whose distance tells how wide a forecast is."""
+        self._middle = int(np.argmin(np.abs(self.levels - 0.5)))
         self._slope = np.maximum(np.exp(-(sp.ndtri(self.levels) ** 2) / 2) / np.sqrt(2 * np.pi), _FLATTEST)
 
-    def shifts(self) -> Float32:
-        """float32[groups, classes, levels], to multiply x + 1 (x of kilograms) with, ascending corrections already mixed with what is borrowed."""
+    def corrections(self) -> Corrections:
+        """Those of classes, already mixed with what is borrowed from all."""
         items = self._items[:, :-1, None]
-        mixed = (items * self._shift[:, :-1] + _BORROWED * self._shift[:, -1:]) / (items + _BORROWED)
-        return np.exp(mixed).astype(np.float32)
+        own = self._relative()
+        mixed = (items * own[:, :-1] + _BORROWED * own[:, -1:]) / (items + _BORROWED)
+        place, spread = mixed[:, :, self._middle].astype(np.float32), mixed.astype(np.float32)
+        spread[:, :, self._middle] = 0
+        return Corrections(place, spread)
 
-    def renew(self) -> None:
-        """The forecasts are others from here on: what was learnt is a beginning, and moves quickly again."""
+    def _relative(self) -> Float64:
+        """float64[groups, classes + 1, levels]: the median's correction, those of the others beside it, in widths."""
+        middle = self._shift[:, :, self._middle, None]
+        own = (self._shift - middle) / self._wide[:, :, None]
+        own[:, :, self._middle] = middle[:, :, 0]
+        return own
+
+    def width(self, said: Float32, whole: NDArray[np.bool_]) -> Float32:
+        """float32[m], how wide forecasts are: the logarithm of the ratio of their .9 to their .1 quantile, or of the levels nearest to those.
+
+        Args:
+            said: float32[levels, m], x of each level before calibration.
+            whole: bool[m].
+        """
+        unit = np.where(whole, np.float32(1), np.float32(0))
+        low, high = (np.ascontiguousarray(said[place] + unit) for place in self._ends)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            wide = np.log(high / low)
+        return np.asarray(np.clip(np.nan_to_num(wide, nan=0.0, posinf=_MOST_WIDE, neginf=0.0), np.float32(0), _MOST_WIDE), dtype=np.float32)
+
+    def renew(self, new: Float64) -> None:
+        """The forecasts are others from here on: what was learnt is a beginning, and moves quickly again.
+
+        Args:
+            new: float64[groups], how much of what is said comes from experts that were silent until now; so much of what was learnt is void.
+        """
         self._ticks[:] = 0
+        self._shift *= 1 - new[:, None, None]
 
     def update(self, group: int, classes: Ints, said: Float32, y: Float32, whole: NDArray[np.bool_]) -> None:
         """Takes what became of forecasts at a tick.
@@ -85,19 +145,25 @@ class Conformal:
             y: float32[m].
             whole: bool[m].
         """
-        factor = self.shifts()[group]  # [classes, levels]
+        wide = self.width(said, whole)
         both = np.concatenate([classes, np.full(len(classes), self.classes, dtype=np.int64)])
         count = np.bincount(both, minlength=self.classes + 1).astype(np.float64)
         scored = count > 0
         n = np.maximum(count, 1.0)
+        self._seen(group, pooled(both, np.concatenate([wide, wide]), self.classes + 1) / n, scored)
+        factor = self.corrections().factors(group, classes, wide)  # [m, levels]
+        own = self._relative()[group]
+        place, spread = own[:, self._middle].astype(np.float32), own.astype(np.float32)
+        spread[:, self._middle] = 0
+        # By the class's own correction, then by that of all.
+        alone = Corrections(place[None], spread[None])
+        own_factor = [alone.factors(0, part, wide) for part in (classes, both[len(classes) :])]
         steady = _GAIN + (_FIRST_GAIN - _GAIN) / (1.0 + self._ticks[group] / _FIRST_TICKS)
-        own_factor = np.exp(self._shift[group]).astype(np.float32)
-        steady = steady * self._width(said, own_factor[classes], both, n, whole)
+        steady = steady * self._width(said, wide, own_factor[0], both, n, whole)
         self._scored[group] = self._scored[group] * np.where(scored, _MEMORY, 1.0) + count
         for level, p in enumerate(self.levels):
-            published = corrected(said[level], factor[classes, level], whole)
-            # By the class's own correction, then by that of all.
-            tracked = [corrected(said[level], f, whole) for f in (own_factor[classes, level], own_factor[-1, level])]
+            published = corrected(said[level], factor[:, level], whole)
+            tracked = [corrected(said[level], f[:, level], whole) for f in own_factor]
             share = pooled(both, np.concatenate([reached(x, y, whole) for x in tracked]), self.classes + 1) / n
             rare = count * min(p, 1 - p)
             step = np.where(scored, steady * rare / (rare + _EXPECTED), 0.0) * (p - share) / self._slope[level]
@@ -112,23 +178,33 @@ class Conformal:
         self._items[group] = np.minimum(self._items[group] * _MEMORY + count, 1e6)
         self._ticks[group] += scored
 
-    def _width(self, said: Float32, factor: Float32, both: Ints, n: Float64, whole: NDArray[np.bool_]) -> Float64:
+    def _seen(self, group: int, wide: Float64, scored: NDArray[np.bool_]) -> None:
+        """Takes how wide forecasts were, on average; corrections stay what they are relative to it."""
+        before = self._wide[group]
+        after = before + (wide - before) / (1.0 + np.minimum(self._ticks[group], _WIDTH_TICKS))
+        after = np.where(scored, np.maximum(after, _LEAST_WIDE), before)
+        middle = self._shift[group, :, self._middle, None]
+        # Of the first forecasts seen there is nothing yet that could be relative to anything.
+        grown = np.where((self._items[group] > 0) & scored, after / before, 1.0)
+        self._shift[group] = middle + (self._shift[group] - middle) * grown[:, None]
+        self._wide[group] = after
+
+    def _width(self, said: Float32, wide: Float32, factor: Float32, both: Ints, n: Float64, whole: NDArray[np.bool_]) -> Float64:
         """float64[classes + 1], at most 1: how wide forecasts are, with their corrections, beside _WIDE.
 
         A tracker has to move by shares of what it corrects: by 20 % a tick, the sales of a department that vary by 10 % are never found.
         What is asked is how wide they say that they are, not how far off they were: errors that move a tracker by their size move it to
-        another level.
+        another level. Forecasts that corrections turned inside out count by how far: a tracker that took no width for a reason to stand
+        still would never come back.
         """
         low, high = self._ends
         z = float(sp.ndtri(self.levels[high]) - sp.ndtri(self.levels[low]))
         if z <= 0:
             return np.ones(self.classes + 1)
-        unit = np.where(whole, np.float32(1), np.float32(0))
-        ends = [(said[at] + unit) * factor[:, at] for at in (low, high)]
         with np.errstate(divide="ignore", invalid="ignore"):
-            wide = np.log(ends[1] / ends[0])
-        wide = np.clip(np.nan_to_num(wide, nan=z, posinf=z, neginf=0.0), 0.0, z).astype(np.float64)
-        mean = pooled(both, np.concatenate([wide, wide]), self.classes + 1) / n / z
+            moved = np.abs(wide + np.log(factor[:, high] / factor[:, low]))
+        moved = np.clip(np.maximum(moved, _LEAST_SHARE * wide), 0.0, z).astype(np.float64)
+        mean = pooled(both, np.concatenate([moved, moved]), self.classes + 1) / n / z
         return np.clip(mean, _LEAST_WIDE, _WIDE) / _WIDE
 
     def coverage(self) -> dict[str, dict[str, float]]:
@@ -147,6 +223,7 @@ class Conformal:
             "shift": self._shift.copy(),
             "items": self._items.copy(),
             "ticks": self._ticks.copy(),
+            "wide": self._wide.copy(),
             "below": self._below.copy(),
             "within": self._within.copy(),
             "scored": self._scored.copy(),
@@ -162,6 +239,9 @@ class Conformal:
             raise ValueError(f"calibration must be {list(self._shift.shape)}; got {list(state['shift'].shape)}: rebuild the state")
         self._shift, self._items = np.array(state["shift"], np.float64), np.array(state["items"], np.float64)
         self._ticks, self._scored = np.array(state["ticks"], np.float64), np.array(state["scored"], np.float64)
+        # Versions up to 5 did not know how wide forecasts are: the first tick tells.
+        wide = state.get("wide")
+        self._wide = np.full(self._ticks.shape, _UNKNOWN_WIDTH) if wide is None else np.array(wide, np.float64)
         self._below, self._within = np.array(state["below"], np.float64), np.array(state["within"], np.float64)
 
 
@@ -194,7 +274,7 @@ def corrected(x: Float32, factor: Float32, whole: NDArray[np.bool_]) -> Float32:
 
     Args:
         x: float32, at least -1.
-        factor: float32, of Conformal.shifts, broadcast against x.
+        factor: float32, see Corrections.factors, broadcast against x.
         whole: bool, broadcast against x.
     """
     return np.asarray(np.where(whole, (x + np.float32(1)) * factor - np.float32(1), x * factor), dtype=np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.conformal import Conformal, corrected, reached, rounded
+from models.conformal import Conformal, Corrections, corrected, reached, rounded
 from models.council import Council
 from models.counts import MAX_DISPERSION, counts, finish, some_counts, upper_tail, zero_probability
 from models.demand.expert import Expert, groups_of
@@ -41,6 +41,8 @@ _SHARED = 200_000
 """Items up to which the network's outputs of a tick are kept for its forecasts: a kilobyte an item."""
 _RATE_GAIN = np.float32(0.02)
 _ERROR_MEMORY = 0.99
+_SAME = np.float32(0.5)
+"""Share of today's weights that must have spoken when a forecast was issued, for calibration to learn from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +147,15 @@ class DemandForecaster:
             keep: the same network, fitted a little further: what the council and the calibration have learnt of it still holds.
         """
         self._ticked = None
+        before = np.array(self._active())
         for place, expert in enumerate(self.experts):
             if expert.load(weights, keep) and not keep:
                 self._council.reset(place)
         self._council.allow(self._allowed())
         self._pending.keep(self._active())
         if not keep:
-            self._conformal.renew()
+            new = np.array(self._active()) & ~before
+            self._conformal.renew(self._council.weights()[new].astype(np.float64).sum(axis=0).mean(axis=1))
             self._leap.renew()
 
     def resize(self, capacity: int) -> None:
@@ -240,12 +244,12 @@ class DemandForecaster:
             usual=np.empty(n, np.float32),
         )
         opened = self._opening.extend(panel)
-        shifts = self._conformal.shifts()
+        corrections = self._conformal.corrections()
         for start in range(0, n, _CHUNK):
             part = slice(start, min(start + _CHUNK, n))
             window = Window(replace(opened, slots=panel.slots[part]))
             self._share(window)
-            self._forecast(window, out, part, weights, shifts)
+            self._forecast(window, out, part, weights, corrections)
         return out
 
     def opinions(self, panel: Panel) -> dict[str, Float32]:
@@ -420,7 +424,7 @@ class DemandForecaster:
             for row in range(weights.shape[2])
         ]
 
-    def _forecast(self, window: Window, out: Forecast, part: slice, weights: Float32, shifts: Float32) -> None:
+    def _forecast(self, window: Window, out: Forecast, part: slice, weights: Float32, corrections: Corrections) -> None:
         """Fills rows `part` of the forecast."""
         spec, n = self.spec, len(window)
         classes = out.weights_row[part]
@@ -465,7 +469,11 @@ class DemandForecaster:
         out.usual[part] = mean_of(mixed[:, :1], spec.levels, window.whole)[:, 0] if self._tells_mean else mean[:, 0]
         mixed = self._leap.move(mixed, window.whole[:, None, None])
         self._leading.move(window, mixed)
-        factor = shifts.transpose(1, 0, 2)[classes][:, self._group]  # [n, horizon, levels]
+        by_group = []
+        for group, step in enumerate(steps_at):
+            wide = self._conformal.width(mixed[:, step].T, window.whole)
+            by_group.append(corrections.factors(group, classes, wide))
+        factor = np.stack(by_group, axis=1)[:, self._group]  # [n, horizon, levels]
         final = corrected(mixed, factor, window.whole[:, None, None])
         if self._tells_mean:
             mean = mean_of(mixed, spec.levels, window.whole)
@@ -543,16 +551,20 @@ class DemandForecaster:
             error = np.abs(y - rounded(said[e, middle], whole)).astype(np.float64)
             self._errors[group, e] += _total(error[mine]), _total(y[mine].astype(np.float64))
         self._council.update(group, losses, items)
+        mixed = self._compared.rescaled(mixed, off)
         if group == 0 and self._leap.watches:
             self._leap.learn(mixed, y, whole)
         mixed = self._leap.move(mixed, whole)
         if self._leading.learns(group):
             mixed = self._leading.learn(group, window, due.rows, mixed, y)
-        factor = self._conformal.shifts()[group]
+        factor = self._conformal.corrections().factors(group, due.classes, self._conformal.width(mixed, whole))
         place = self._compared.places[middle]
-        median = rounded(corrected(mixed[place], factor[due.classes, place], whole), whole)
+        median = rounded(corrected(mixed[place], factor[:, place], whole), whole)
         self._errors[group, -1] += _total(np.abs(y - median).astype(np.float64)), _total(y.astype(np.float64))
-        self._conformal.update(group, due.classes, mixed, y, whole)
+        # A mixture that lacked most of what speaks today says nothing of how far today's is off.
+        same = np.flatnonzero(total >= _SAME)
+        if len(same):
+            self._conformal.update(group, due.classes[same], mixed[:, same], y[same], whole[same])
 
     def _loss_scale(self, slots: Ints, classes: Ints) -> Float32:
         """float32[m], what losses are divided by: the class's upper edge, the item's own rate where a class has none.

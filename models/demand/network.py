@@ -24,6 +24,8 @@ _EMBEDDED = 8
 _BUCKETS = 2048
 """Rows of an embedding: statics beyond that share."""
 _DROPOUT = 0.1
+LOG_DISPERSION, LOG_VARIANCE = (-5.0, 2.7), (-8.0, 2.7)
+"""Within which a member's last output counts: the logarithm of a count's dispersion, or of kilograms' relative variance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from models.conformal import reached
 from models.counts import counts
 from models.demand.encoder import from_scale, layout_of
 from models.demand.expert import Expert, groups_of
-from models.demand.network import Network, Weights
+from models.demand.network import LOG_DISPERSION, LOG_VARIANCE, Network, Weights
 from models.demand.window import CLASSES, Window, classify
 from models.drift import Drift
 from models.exact import SlotArrays, products, put, solve, take
@@ -95,7 +95,7 @@ class NetworkExpert(Expert):
     def dispersion(self, window: Window, one_step: Float32) -> Float32:
         """As its likelihood has it, of the first step."""
         out, _ = self._outputs(window, 1)
-        return np.exp(np.clip(out[:, 0, -1], -5.0, 2.7)).astype(np.float32)
+        return spread_of(out[:, 0, -1], window.whole)
 
     def learn_window(self, window: Window) -> None:
         """Nothing: the weights are trained elsewhere."""
@@ -120,7 +120,7 @@ class NetworkCounts(NetworkExpert):
         """Quantiles of counts with the mean and dispersion of each step."""
         out, _ = self._outputs(window, horizon)
         mean = np.ascontiguousarray(NetworkCounts.means(self, window, horizon)).reshape(1, -1)
-        spread = np.exp(np.clip(out[..., -1], -5.0, 2.7)).astype(np.float32).reshape(1, -1)
+        spread = spread_of(out[..., -1], window.whole[:, None]).reshape(1, -1)
         found = counts(levels).mix(mean, spread, np.ones_like(mean), np.repeat(window.whole, horizon))
         return found.reshape(len(window), horizon, len(levels))
 
@@ -300,6 +300,18 @@ class NetworkAdapted(NetworkExpert):
         """Takes what state() gave."""
         super().restore(state, copy)
         self._held.restore(take(state, "held."), copy)
+
+
+def spread_of(out: Float32, whole: NDArray[np.bool_]) -> Float32:
+    """float32, dispersions by the network's last output; relative variances of kilograms.
+
+    Args:
+        out: float32, logarithms.
+        whole: bool, broadcast against out.
+    """
+    low = np.where(whole, np.float32(LOG_DISPERSION[0]), np.float32(LOG_VARIANCE[0]))
+    high = np.where(whole, np.float32(LOG_DISPERSION[1]), np.float32(LOG_VARIANCE[1]))
+    return np.ascontiguousarray(np.exp(np.clip(out, low, high)), dtype=np.float32)
 
 
 def as_units(values: Float32, scale: Float32, whole: NDArray[np.bool_]) -> Float32:

@@ -24,6 +24,8 @@ _NOBODY = -1
 _LARGEST = np.float32(60_000)  # float16 ends at 65,504
 _FLOOR = np.float32(-1)
 """In units: no raw quantile is less."""
+_TINY, _RESCALED = np.float32(1e-4), np.float32(8)
+"""Units below which a distance is none, and the most that one grows or shrinks by."""
 _NEAREST = np.float32(1 / 32)
 """Of the scale: the grid of distances above begins there."""
 _STEP = 19
@@ -48,6 +50,24 @@ class Compared:
     def others(self) -> list[int]:
         """Those that are not the middle one, ascending."""
         return [level for level in range(len(self.places)) if level != self.middle]
+
+    def rescaled(self, mixed: Float32, now: Sequence[Float32]) -> Float32:
+        """What other weights would have made of a mixture, by what they make of it at the compared levels: its middle goes there, and its distances
+        from it grow or shrink, on each side, as that side's outermost compared level says.
+
+        Args:
+            mixed: float32[levels, m], as it was.
+            now: float32[m] a compared level.
+        """
+        middle = self.places[self.middle]
+        out = np.empty_like(mixed)
+        for level in range(len(mixed)):
+            end = 0 if level < middle else len(self.places) - 1
+            away, was = mixed[level] - mixed[middle], mixed[self.places[end]] - mixed[middle]
+            wide = np.abs(was) > _TINY
+            by = np.where(wide, np.abs(now[end] - now[self.middle]) / np.where(wide, np.abs(was), np.float32(1)), np.float32(1))
+            out[level] = now[self.middle] + away * np.clip(by, 1 / _RESCALED, _RESCALED)
+        return out
 
 
 @dataclass(frozen=True, slots=True)

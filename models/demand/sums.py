@@ -53,7 +53,7 @@ class Sums:
         for step in range(1, steps):
             total += mean[:, step]
         raw = self._raw(index, total, spread, classes, whole)
-        factor = self._conformal.shifts()[index][classes]  # [n, levels]
+        factor = self._conformal.corrections().factors(index, classes, self._conformal.width(raw.T, whole))  # [n, levels]
         final = corrected(raw, factor, whole[:, None])
         return total, finish(np.ascontiguousarray(final[:, None]), whole)[:, :, 0]
 

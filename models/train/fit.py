@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.demand.encoder import Layout
-from models.demand.network import Member, Shape
+from models.demand.network import LOG_DISPERSION, LOG_VARIANCE, Member, Shape
 from models.protocol import Float32
 
 Progress = Callable[[int, int, float], None]
@@ -191,13 +191,15 @@ def losses(
 def _likelihood(
     mean: torch.Tensor, dispersion: torch.Tensor, scale: torch.Tensor, units: torch.Tensor, says: torch.Tensor, whole: bool
 ) -> torch.Tensor:
-    """Negative log likelihood of a negative binomial (a gamma for kilograms), less the best that any mean could do."""
+    """Negative log likelihood of a negative binomial (a gamma for kilograms), less what neither mean nor dispersion can change."""
     m = torch.exp(mean.clamp(-6, 4)) * (scale + 0.05)[:, None]
-    a = torch.exp(dispersion.clamp(-5, 2.7))
+    a = torch.exp(dispersion.clamp(*(LOG_DISPERSION if whole else LOG_VARIANCE)))
     if not whole:
-        shape = 1 / a
-        y = units.clamp(min=1e-3)
-        return shape * (torch.log(m) + y / m - 1 - torch.log(y)) * 0.5
+        # A gamma with a shape of thousands pulls thousands of times as hard at its mean as the quantiles do at theirs: times the root of its
+        # variance (Seitzer and others 2022), both pull alike.
+        shape, ratio = 1 / a, (units / m).clamp(min=1e-3)
+        loss = torch.lgamma(shape) - shape * torch.log(shape) + shape * (ratio - torch.log(ratio))
+        return loss * a.detach().sqrt()
     r = 1 / a
     y = units
     loss = torch.lgamma(r) - torch.lgamma(y + r) + torch.lgamma(y + 1) - r * torch.log(r / (r + m)) - y * torch.log(m / (r + m) + 1e-12)

@@ -2,5 +2,5 @@
 
 OLDEST = 3
 """What is still read. Versions 1 and 2 were never part of a release."""
-VERSION = 5
+VERSION = 6
 """Grows with every change that an older reader of the state could not follow."""

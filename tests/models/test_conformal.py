@@ -24,6 +24,12 @@ def poisson_said(mean: float, items: int) -> NDArray[np.float32]:
     return counts(LEVELS).mix(one, np.zeros_like(one), np.ones_like(one), np.ones(items, np.bool_)).T
 
 
+def factors(conformal: Conformal, said: NDArray[np.float32], whole: bool, kind: int = 0) -> NDArray[np.float32]:
+    """float32[levels], of the first forecast."""
+    wide = conformal.width(said[:, :1], np.array([whole]))
+    return conformal.corrections().factors(0, np.array([kind]), wide)[0]
+
+
 @pytest.mark.parametrize("mean", [0.4, 3.0, 40.0])
 @pytest.mark.parametrize("off", [0.5, 1.6])
 def test_a_forecast_that_is_off_is_put_right(mean: float, off: float) -> None:
@@ -35,7 +41,7 @@ def test_a_forecast_that_is_off_is_put_right(mean: float, off: float) -> None:
         conformal.update(0, classes, said, random.poisson(mean, items).astype(np.float32), whole)
     y = random.poisson(mean, 20_000).astype(np.float32)
     for place, level in enumerate(LEVELS):
-        factor = conformal.shifts()[0, 0, place]
+        factor = factors(conformal, said, True)[place]
         x = corrected(np.full(len(y), said[place, 0]), np.full(len(y), factor), np.ones(len(y), np.bool_))
         assert kept(x, y, level) < 4, (level, factor)
 
@@ -47,7 +53,7 @@ def test_a_perfect_forecast_is_left_alone() -> None:
     said, whole, classes = poisson_said(2.0, items), np.ones(items, np.bool_), np.zeros(items, np.int64)
     for _ in range(300):
         conformal.update(0, classes, said, random.poisson(2.0, items).astype(np.float32), whole)
-    assert np.abs(np.log(conformal.shifts()[0, 0])).max() < 0.12
+    assert np.abs(np.log(factors(conformal, said, True))).max() < 0.12
     coverage = conformal.coverage()
     for level in LEVELS:
         held = coverage[f"{level:g}"]
@@ -61,8 +67,8 @@ def test_a_class_that_was_never_seen_borrows_from_the_others() -> None:
     said, whole, classes = poisson_said(10.0, items), np.ones(items, np.bool_), np.zeros(items, np.int64)
     for _ in range(200):
         conformal.update(0, classes, said, random.poisson(20.0, items).astype(np.float32), whole)
-    assert conformal.shifts()[0, 1, 2] == pytest.approx(conformal.shifts()[0, 0, 2], rel=0.1)
-    assert conformal.shifts()[0, 1, 2] > 1.5
+    assert factors(conformal, said, True, 1)[2] == pytest.approx(factors(conformal, said, True)[2], rel=0.1)
+    assert factors(conformal, said, True, 1)[2] > 1.5
 
 
 def test_counts_are_spread_evenly_below_themselves() -> None:
@@ -83,7 +89,7 @@ def test_state_goes_on_to_the_bit() -> None:
     y = random.poisson(4.0, 50).astype(np.float32)
     for conformal in (one, other):
         conformal.update(0, classes, said, y, whole)
-    assert one.shifts().tobytes() == other.shifts().tobytes()
+    assert factors(one, said, True).tobytes() == factors(other, said, True).tobytes()
     with pytest.raises(ValueError, match="rebuild the state"):
         Conformal(1, 3, LEVELS).restore(one.state())
 
@@ -103,6 +109,53 @@ def test_narrow_forecasts_are_put_right_without_being_thrown_about() -> None:
     for tick in range(80):
         conformal.update(0, classes, said, sold(), whole)
         if tick >= 15:
-            off.append(np.log(said[:, 0] * conformal.shifts()[0, 0] / 1000) - 0.058 * ndtri(np.array(LEVELS)))
+            off.append(np.log(said[:, 0] * factors(conformal, said, False) / 1000) - 0.058 * ndtri(np.array(LEVELS)))
     assert np.abs(np.mean(off, axis=0)).max() < 0.02
     assert np.std(off, axis=0).max() < 0.03
+
+
+def around(mean: float, spread: float, items: int) -> NDArray[np.float32]:
+    return np.repeat(mean * np.exp(spread * ndtri(np.array(LEVELS)))[:, None], items, axis=1).astype(np.float32)
+
+
+def test_what_was_learnt_of_wide_forecasts_holds_for_narrow_ones() -> None:
+    """Kilograms that vary by 5 %, said four times as wide; then by a forecaster that says twice as wide."""
+    random = np.random.default_rng(5)
+    items = 200
+    conformal = Conformal(1, 1, LEVELS)
+    whole, classes = np.zeros(items, np.bool_), np.zeros(items, np.int64)
+    for _ in range(60):
+        conformal.update(0, classes, around(1000, 0.2, items), (1000 * np.exp(random.normal(0, 0.05, items))).astype(np.float32), whole)
+    z = ndtri(np.array(LEVELS))
+    wide = np.log(around(1000, 0.2, 1)[:, 0] * factors(conformal, around(1000, 0.2, 1), False) / 1000)
+    narrow = np.log(around(1000, 0.1, 1)[:, 0] * factors(conformal, around(1000, 0.1, 1), False) / 1000)
+    assert np.abs(wide - 0.05 * z).max() < 0.06
+    assert (np.diff(narrow) > 0).all()  # subtracting what the wide ones had too much would turn them inside out
+    np.testing.assert_allclose(narrow, wide / 2, atol=0.01)
+
+
+def test_corrections_that_turned_forecasts_inside_out_come_back() -> None:
+    random = np.random.default_rng(6)
+    items = 200
+    conformal = Conformal(1, 1, LEVELS)
+    whole, classes = np.zeros(items, np.bool_), np.zeros(items, np.int64)
+    state = conformal.state()
+    state["shift"] = np.broadcast_to(-0.2 * ndtri(np.array(LEVELS)), state["shift"].shape).copy()
+    state["items"][:], state["ticks"][:], state["wide"][:] = 4000, 40, 2 * 0.05 * 1.645
+    conformal.restore(state)
+    said = around(1000, 0.05, items)
+    for _ in range(250):
+        conformal.update(0, classes, said, (1000 * np.exp(random.normal(0, 0.05, items))).astype(np.float32), whole)
+    assert np.abs(np.log(factors(conformal, said, False))).max() < 0.02
+
+
+def test_a_voice_that_was_silent_voids_its_share_of_what_was_learnt() -> None:
+    conformal = Conformal(2, 1, LEVELS)
+    said, whole, classes = poisson_said(10.0, 100), np.ones(100, np.bool_), np.zeros(100, np.int64)
+    for group in (0, 1):
+        for _ in range(50):
+            conformal.update(group, classes, said, np.full(100, 30, np.float32), whole)
+    before = np.log(factors(conformal, said, True))
+    conformal.renew(np.array([0.5, 0.0]))
+    np.testing.assert_allclose(np.log(factors(conformal, said, True)), before / 2, rtol=1e-3)
+    assert conformal.corrections().place[1, 0] == pytest.approx(conformal.corrections().place[0, 0] * 2, rel=0.2)

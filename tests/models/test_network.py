@@ -150,6 +150,26 @@ def test_it_learns_what_a_price_does_and_uses_prices_that_are_known_ahead() -> N
     assert 2.2 < found[0] / found[1] < 6.5  # four times as much is sold at half the price
 
 
+def test_what_kilograms_it_expects_and_how_far_they_vary_is_learnt() -> None:
+    wanted = spec()
+    layout = layout_of(wanted)
+    random = np.random.default_rng(6)
+    rate = np.exp(random.normal(5.0, 1.0, 60))
+    units = rate * random.gamma(100, 0.01, (90, 60)) + 0.001  # they vary by a tenth
+    shop = Shop(units, wanted, layout.lookback, fractional=True)
+    recorder = Recorder(layout)
+    for bucket in range(len(units)):
+        recorder(Window(shop.panel(bucket)))
+    (member,) = members(layout, LEVELS, TINY, 0)
+    fit(member, recorder.examples(START + 89), LEVELS, Recipe(epochs=12, batch=128, raw=0.9, volume=0.0), seed=0)
+    encoded = Encoder(layout).encode(Window(shop.panel(89)))
+    with torch.inference_mode():
+        out = member(torch.from_numpy(encoded.rows)).numpy()
+    expected = np.exp(out[..., -2]) * (encoded.scale[:, None] + 0.05)
+    assert np.abs(np.log(expected / rate[:, None])).mean() < 0.1
+    assert 0.004 < np.median(np.exp(out[..., -1])) < 0.04
+
+
 def test_an_event_that_is_told_for_its_own_time_alone_is_off_for_the_rest() -> None:
     wanted = spec()
     layout = layout_of(wanted, {"holiday": False})

@@ -135,3 +135,15 @@ def test_what_version_3_kept_is_read() -> None:
         assert np.isnan(due.said[1]).all()
     assert held.due(np.arange(8), 10, 1, "probe").rows.tolist() == list(range(8))
     assert (held.slots["one.issue"] == 9).all()
+
+
+def test_other_weights_move_the_middle_and_stretch_each_side() -> None:
+    compared = Compared((1, 2, 3), 1)
+    mixed = np.array([[-0.5, 2.0], [1.0, 4.0], [5.0, 10.0], [9.0, 12.0], [17.0, 14.0]], np.float32)
+    now = [np.array(values, np.float32) for values in ([4.0, 9.0], [6.0, 12.0], [14.0, 13.0])]
+    found = compared.rescaled(mixed, now)
+    np.testing.assert_allclose(found[1:4], now, rtol=1e-6)
+    np.testing.assert_allclose(found[0], [6 - 5.5 / 2, 12 - 8 / 2], rtol=1e-6)  # each side as its own outermost level
+    np.testing.assert_allclose(found[4], [6 + 12 * 2, 12 + 4 / 2], rtol=1e-6)
+    point = np.full((5, 1), 3.0, np.float32)
+    np.testing.assert_allclose(compared.rescaled(point, [np.full(1, 2.0, np.float32)] * 3), np.full((5, 1), 2.0))
