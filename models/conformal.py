@@ -5,8 +5,8 @@ council said: adding it makes x the quantile that it claims to be (adaptive conf
 2021; Angelopoulos, Candès, Tibshirani 2023). What waits is kept as the council said it, before calibration, so that the tracker is compared with
 today's correction and a long horizon brings delay but no swinging.
 
-A level's correction is the median's, for all of them, and its own beside the median's, in proportion to how wide the forecast says that it is: what was learnt
-of wide forecasts holds for narrow ones, those of a network that has been trained on twice as much, say.
+A level's correction is the median's, for all of them, and its own beside that, in proportion to how wide the forecast says that it is: what was
+learnt of wide forecasts holds for narrow ones, those of a network that has been trained on twice as much, say.
 
 Counts: x is the real number whose ceiling is the quantile, y is spread evenly over (y - 1, y]. The level p is then kept exactly when
 share(y < q) <= p <= share(y <= q), and there is no clipping at zero to stand still for: x + 1 is always positive.

@@ -242,6 +242,28 @@ def test_weights_are_swapped_between_ticks_and_taken_away_again() -> None:
     assert all(abs(sum(share.values()) - 1) < 1e-5 for share in shares)
 
 
+def test_calibration_learns_nothing_from_forecasts_that_most_of_todays_voices_had_no_part_in() -> None:
+    wanted = spec(experts=("ewma", "network", "network_counts", "network_adapted"))
+    forecaster = DemandForecaster(wanted)
+    shop = Shop(seasonal(20, 40, seed=7), wanted, forecaster.lookback)
+    forecaster.resize(shop.capacity)
+    ticks, learnt = [], []
+    for bucket in range(40):
+        if bucket == 20:
+            forecaster.load(weights(wanted))
+            learnt.append(np.abs(forecaster.state()["conformal.shift"]).max())
+        panel = shop.panel(bucket)
+        forecaster.close(panel)
+        forecaster.hold(panel, forecaster.forecast(panel))
+        if bucket == 19:
+            learnt.append(np.abs(forecaster.state()["conformal.shift"]).max())
+        ticks.append(float(forecaster.state()["conformal.ticks"][-1, -1]))
+    assert ticks[19] > 5
+    assert ticks[20:28] == [0] * 8  # those due were issued before there was a network, 8 buckets earlier
+    assert ticks[28] > 0
+    assert 0 < learnt[1] < 0.5 * learnt[0]
+
+
 def test_adapting_puts_a_network_right_that_is_off() -> None:
     wanted = spec(experts=("network", "network_adapted", "ewma"))
     units = np.random.default_rng(8).poisson(6.0, (170, 60)).astype(np.float64)
