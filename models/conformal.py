@@ -44,6 +44,7 @@ _FLATTEST = 0.2
 _UNKNOWN_WIDTH, _WIDTH_TICKS = 1.0, 20.0
 """Mean width of forecasts before any was seen, and the ticks over which it is taken."""
 _MOST_WIDE = np.float32(5)
+_NOTHING = np.float32(1e-6)
 _MEMORY = 0.97
 _BORROWED = 300.0
 """Scored items that the correction of all classes together is worth to one."""
@@ -121,10 +122,8 @@ class Conformal:
             whole: bool[m].
         """
         unit = np.where(whole, np.float32(1), np.float32(0))
-        low, high = (np.ascontiguousarray(said[place] + unit) for place in self._ends)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            wide = np.log(high / low)
-        return np.asarray(np.clip(np.nan_to_num(wide, nan=0.0, posinf=_MOST_WIDE, neginf=0.0), np.float32(0), _MOST_WIDE), dtype=np.float32)
+        low, high = (np.maximum(np.ascontiguousarray(said[place] + unit), _NOTHING) for place in self._ends)
+        return np.asarray(np.clip(np.log(high / low), np.float32(0), _MOST_WIDE), dtype=np.float32)
 
     def renew(self, new: Float64) -> None:
         """The forecasts are others from here on: what was learnt is a beginning, and moves quickly again.

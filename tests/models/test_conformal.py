@@ -27,7 +27,8 @@ def poisson_said(mean: float, items: int) -> NDArray[np.float32]:
 def factors(conformal: Conformal, said: NDArray[np.float32], whole: bool, kind: int = 0) -> NDArray[np.float32]:
     """float32[levels], of the first forecast."""
     wide = conformal.width(said[:, :1], np.array([whole]))
-    return conformal.corrections().factors(0, np.array([kind]), wide)[0]
+    (found,) = conformal.corrections().factors(0, np.array([kind]), wide)
+    return np.asarray(found, np.float32)
 
 
 @pytest.mark.parametrize("mean", [0.4, 3.0, 40.0])
