@@ -24,6 +24,8 @@ _EMBEDDED = 8
 _BUCKETS = 2048
 """Rows of an embedding: statics beyond that share."""
 _DROPOUT = 0.1
+FAR = 6.0
+"""Standard deviations beyond which every value of a column is the same."""
 LOG_DISPERSION, LOG_VARIANCE = (-5.0, 2.7), (-8.0, 2.7)
 """Within which a member's last output counts: the logarithm of a count's dispersion, or of kilograms' relative variance."""
 
@@ -59,6 +61,10 @@ class Member(nn.Module):
         self.inverse: torch.Tensor
         self.register_buffer("mean", torch.zeros(layout.own + layout.step))
         self.register_buffer("inverse", torch.ones(layout.own + layout.step))
+        self.low: torch.Tensor
+        self.high: torch.Tensor
+        self.register_buffer("low", torch.full((layout.own + layout.step,), -FAR))
+        self.register_buffer("high", torch.full((layout.own + layout.step,), FAR))
         self.first = nn.Linear(layout.own + embedded, shape.hidden)
         self.second = nn.Linear(shape.hidden, shape.hidden)
         self.join = nn.Linear(shape.hidden + embedded, shape.step)
@@ -79,10 +85,9 @@ class Member(nn.Module):
         """
         layout = self.layout
         statics = len(layout.statics)
-        own = (rows[:, statics : statics + layout.own] - self.mean[: layout.own]) * self.inverse[: layout.own]
+        own = self.standard(rows[:, statics : statics + layout.own], slice(None, layout.own))
         steps = rows[:, statics + layout.own :].reshape(len(rows), -1, layout.step)  # [n, horizon, step]
-        steps = (steps - self.mean[layout.own :]) * self.inverse[layout.own :]
-        own, steps = own.clamp(-6, 6), steps.clamp(-6, 6)
+        steps = self.standard(steps, slice(layout.own, None))
         embedded = [table(rows[:, index].long() % _BUCKETS) for index, table in enumerate(self.embeddings)]
         item = self._drop(torch.relu(self.first(torch.cat([own, *embedded], 1))))
         item = self._drop(torch.relu(self.second(item)))  # [n, hidden]
@@ -91,6 +96,16 @@ class Member(nn.Module):
         hidden = torch.relu(self.third(hidden))
         out = self.out(hidden)
         return torch.cat([_ascending(out[..., : self.levels]), out[..., self.levels :]], -1)
+
+    def standard(self, values: torch.Tensor, columns: slice) -> torch.Tensor:
+        """Columns as the network takes them: standardised, and never beyond what it was trained on, where it knows nothing.
+
+        Args:
+            values: float32[..., columns].
+            columns: of an item's own and a step's.
+        """
+        values = (values - self.mean[columns]) * self.inverse[columns]
+        return torch.minimum(torch.maximum(values, self.low[columns]), self.high[columns])
 
     def _drop(self, values: torch.Tensor) -> torch.Tensor:
         if self.noise is None or not self.training:

@@ -55,6 +55,9 @@ def weights_of(card: Card, arrays: Mapping[str, NDArray[Any]]) -> Weights:
             found: dict[str, torch.Tensor] = {}
             for name, value in wanted.items():
                 array = arrays.get(f"{number}.{name}")
+                if array is None and name in ("low", "high"):  # trained before networks knew how far they had seen
+                    found[name] = value
+                    continue
                 if array is None or tuple(array.shape) != tuple(value.shape) or not np.isfinite(array).all():
                     got = (
                         "nothing"

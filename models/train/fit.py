@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.demand.encoder import Layout
-from models.demand.network import LOG_DISPERSION, LOG_VARIANCE, Member, Shape
+from models.demand.network import FAR, LOG_DISPERSION, LOG_VARIANCE, Member, Shape
 from models.protocol import Float32
 
 Progress = Callable[[int, int, float], None]
@@ -103,6 +103,8 @@ def fit(
     layout = member.layout
     if fresh:
         standardise(member, examples, layout, recipe.unseen)
+    else:
+        _widen(member, examples)
     rows, scale, units = (torch.from_numpy(part) for part in (examples.rows, examples.scale, examples.units))
     says = torch.from_numpy(examples.says)
     whole = examples.whole
@@ -210,7 +212,7 @@ def _likelihood(
 
 
 def standardise(member: Member, examples: Examples, layout: Layout, unseen: tuple[int, ...] = ()) -> None:
-    """Sets the means and deviations of the columns from the examples.
+    """Sets the means, deviations and bounds of the columns from the examples.
 
     Args:
         member: changed in place.
@@ -228,6 +230,23 @@ def standardise(member: Member, examples: Examples, layout: Layout, unseen: tupl
     inverse = np.where(spread > 1e-3, 1 / np.maximum(spread, 1e-3), 0.0)
     inverse[[layout.own + column for column in unseen]] = 0.0
     member.inverse.copy_(torch.from_numpy(inverse.astype(np.float32)))
+    member.low.fill_(FAR)
+    member.high.fill_(-FAR)
+    _widen(member, examples)
+
+
+def _widen(member: Member, examples: Examples) -> None:
+    """The columns' bounds hold these examples, too."""
+    layout = member.layout
+    statics = len(layout.statics)
+    steps = examples.rows[:, statics + layout.own :].reshape(-1, layout.step)
+    own = examples.rows[:, statics : statics + layout.own]
+    for bound, wider, ends in (
+        (member.low, torch.minimum, (own.min(0), steps.min(0))),
+        (member.high, torch.maximum, (own.max(0), steps.max(0))),
+    ):
+        values = (torch.from_numpy(np.concatenate(ends)) - member.mean) * member.inverse
+        bound.copy_(wider(bound, values.clamp(-FAR, FAR)))
 
 
 def members(layout: Layout, levels: tuple[float, ...], shape: Shape, seed: int) -> list[Member]:

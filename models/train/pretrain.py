@@ -52,7 +52,7 @@ def pretrain(
     losses: list[float] = []
     for step in range(1, steps + 1):
         pick = torch.randint(len(rows), (min(_BATCH, len(rows)),), generator=random)
-        own = ((rows[pick, statics:] - member.mean[: layout.own]) * member.inverse[: layout.own]).clamp(-6, 6)
+        own = member.standard(rows[pick, statics:], slice(None, layout.own))
         hidden = _stretches(len(pick), lags, random)
         seen = own.clone()
         seen[:, :lags] = torch.where(hidden, torch.zeros(()), own[:, :lags])
