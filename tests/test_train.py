@@ -89,6 +89,14 @@ def test_a_damaged_or_foreign_version_is_one_message(made: Made, tmp_path: Path,
         artefacts.read(heard.version, heard.uri, "" if damage == "foreign" else heard.sha256)
 
 
+def test_a_version_from_before_networks_knew_how_far_they_had_seen_goes_as_far_as_it_did(made: Made) -> None:
+    arrays = {name: values for name, values in arrays_of(made.weights).items() if not name.endswith((".low", ".high"))}
+    (read, *_), (now, *_) = weights_of(made.card, arrays).members, made.weights.members
+    assert (float(read.low.min()), float(read.low.max()), float(read.high.min())) == (-6, -6, 6)
+    assert (now.low > -6).any()
+    assert (now.low >= -6).all()
+
+
 def test_weights_of_another_shape_are_refused(made: Made) -> None:
     arrays = arrays_of(made.weights)
     arrays["0.first.weight"] = arrays["0.first.weight"][:, :-1]

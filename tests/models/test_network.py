@@ -170,6 +170,31 @@ def test_what_kilograms_it_expects_and_how_far_they_vary_is_learnt() -> None:
     assert 0.004 < np.median(np.exp(out[..., -1])) < 0.04
 
 
+def test_beyond_what_it_has_seen_nothing_changes_until_it_has_been_fitted_there() -> None:
+    wanted = spec()
+    layout = layout_of(wanted, {"price": True})
+    units, price = promoted(20, 60, 8, seed=5)
+    recorder, _ = recorded(wanted, layout, units, price)
+    (member,) = members(layout, LEVELS, TINY, 0)
+    examples = recorder.examples(START + 59)
+    once = Recipe(epochs=1, batch=128)
+    fit(member, examples, LEVELS, once, seed=0)
+    column = int(examples.rows[:, : layout.own].std(0).argmax())
+    farthest, beyond = examples.rows[:64].copy(), examples.rows[:64].copy()
+    farthest[:, column] = examples.rows[:, column].max()
+    beyond[:, column] = 2 * farthest[:, column] + 1
+
+    def apart() -> float:
+        with torch.inference_mode():
+            near, far = (member(torch.from_numpy(rows)) for rows in (farthest, beyond))
+        return float((near - far).abs().max())
+
+    assert apart() == 0
+    later = replace(examples, rows=np.concatenate([examples.rows[64:], beyond]))
+    fit(member, later, LEVELS, once, seed=0, fresh=False)
+    assert apart() > 0
+
+
 def test_an_event_that_is_told_for_its_own_time_alone_is_off_for_the_rest() -> None:
     wanted = spec()
     layout = layout_of(wanted, {"holiday": False})
