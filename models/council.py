@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.protocol import Float32, Float64, State
 
 _MEMORY = 0.99  # of regrets, a scored tick: shops change
-_CAUTION = 0.3  # of the theory's learning rates: mixtures are better than winners that win by little
+_CAUTION = 0.6  # of the theory's learning rates: mixtures are better than winners that win by little
 _FLOOR = 0.01  # no expert is ever silenced for good
 _BORROWED = 30.0  # scored items that the pooled weights are worth to a class
 
@@ -24,15 +24,17 @@ _BORROWED = 30.0  # scored items that the pooled weights are worth to a class
 class Council:
     """Weights of experts by horizon group and class, with a pooled row that classes borrow from."""
 
-    def __init__(self, groups: int, classes: int, allowed: NDArray[np.bool_]) -> None:
-        """Starts with equal weights.
+    def __init__(self, groups: int, classes: int, allowed: NDArray[np.bool_], prior: Float64 | None = None) -> None:
+        """Starts with the prior's weights.
 
         Args:
             groups: horizon groups.
             classes: item classes.
             allowed: bool[classes, experts], which experts have forecasts for a class at all.
+            prior: float64[experts], positive, how much each counts before anything is known of it; None: all alike.
         """
         self.groups, self.classes, self.experts = groups, classes, allowed.shape[1]
+        self._prior: Float64 = np.ones(self.experts) if prior is None else prior
         self.allow(allowed)
         shape = (groups, classes + 1, self.experts)
         self._loss: Float64 = np.zeros(shape)
@@ -102,7 +104,7 @@ class Council:
         exponent = np.where(self._allowed, np.clip(-rates * self._loss, -60.0, 60.0), -np.inf)
         # Of two equally good experts the one with the smaller learning rate (the more erratic) counts less; before losses, none does.
         rates = np.where(self._square > 0, rates / rates.max(axis=2, keepdims=True), 1.0)
-        powers = rates * np.exp(exponent - exponent.max(axis=2, keepdims=True))
+        powers = self._prior * rates * np.exp(exponent - exponent.max(axis=2, keepdims=True))
         return np.asarray(powers / powers.sum(axis=2, keepdims=True), dtype=np.float64)
 
     def _step(self, group: int, row: int, losses: Float64, played: Float64, known: NDArray[np.bool_], items: float) -> None:

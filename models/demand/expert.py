@@ -42,6 +42,8 @@ class Expert(ABC):
     """Whether it forecasts at all; experts whose weights are trained elsewhere are silent without them."""
     version: str = ""
     """Of weights that were trained elsewhere."""
+    kin: ClassVar[str] = ""
+    """Experts of one kin are variants of one model, which has one voice before anything is known of them."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Wraps the class's own means() and raw(), so that no expert can forget that a shut step sells nothing."""

@@ -106,7 +106,8 @@ class DemandForecaster:
         middle = int(np.argmin(np.abs(np.array([spec.levels[place] for place in compared]) - 0.5)))
         self._compared = Compared(tuple(compared), middle)
         groups = len(spec.probes)
-        self._council = Council(groups, 2 * CLASSES, self._allowed())
+        kin = [expert.kin or expert.name for expert in self.experts]
+        self._council = Council(groups, 2 * CLASSES, self._allowed(), np.array([1 / kin.count(name) for name in kin]))
         self._conformal = Conformal(groups, 2 * CLASSES, spec.levels)
         # A probe keeps the experts' raw quantiles at the compared levels and the mixture's at all levels.
         self._pending = Pending(spec.probes, spec.totals, len(spec.levels), self._compared, self._active())

@@ -38,6 +38,7 @@ class NetworkExpert(Expert):
     """The global network's quantiles, frozen."""
 
     name: ClassVar[str] = "network"
+    kin: ClassVar[str] = "network"
     active = False
 
     def __init__(self, spec: DemandSpec, device: torch.device | None = None) -> None:
@@ -129,6 +130,7 @@ class Boosted(NetworkExpert):
     """The quantiles of the trees that were trained beside the network; silent where there are none."""
 
     name: ClassVar[str] = "boosted"
+    kin: ClassVar[str] = ""
 
     def load(self, weights: Weights | None, keep: bool = False) -> bool:
         """As every network's, of weights with trees."""
