@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.demand.forecaster import DemandForecaster, Forecast
 from models.protocol import DemandSpec
-from tests.models.shops import START, Shop, seasonal, spec
+from tests.models.shops import START, Shop, drawn_trees, seasonal, spec, weights
 from tests.models.test_demand_suite import same
 
 
@@ -259,6 +259,22 @@ def test_memory_an_item() -> None:
     forecaster.resize(1000)
     fixed = sum(array.nbytes for array in DemandForecaster(wanted).state().values())
     assert sum(array.nbytes for array in forecaster.state().values()) - fixed <= 3_000 * 1000
+
+
+def test_variants_of_one_network_have_one_voice_before_anything_is_known_of_them() -> None:
+    wanted = spec(experts=("ewma", "network", "network_counts", "network_adapted", "boosted"))
+    forecaster = DemandForecaster(wanted)
+    forecaster.load(replace(weights(wanted), trees=drawn_trees(wanted)))
+    shop = Shop(seasonal(4, 20), wanted, forecaster.lookback)
+    forecaster.resize(shop.capacity)
+    panel = shop.panel(19)
+    forecaster.close(panel)
+    (share,) = {tuple(row["1"].items()) for row in forecaster.forecast(panel).weights}
+    told = dict(share)
+    network = [told[name] for name in ("network", "network_counts", "network_adapted")]
+    assert sum(network) == pytest.approx(told["boosted"], abs=0.01)
+    assert told["boosted"] == pytest.approx(told["ewma"], abs=0.01)
+    assert max(network) - min(network) < 1e-6
 
 
 def test_metrics_name_every_expert() -> None:
