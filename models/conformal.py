@@ -42,7 +42,7 @@ _WIDEST = 1.5
 _FLATTEST = 0.2
 """Of the normal density that the gains are divided by: beyond it a level is so rare that its tracker would leap."""
 _UNKNOWN_WIDTH, _WIDTH_TICKS = 1.0, 20.0
-"""Mean width of forecasts before any was seen, and the ticks over which it is taken."""
+"""Mean width of forecasts where nobody knows it, and the ticks over which it is taken."""
 _MOST_WIDE = np.float32(5)
 _NOTHING = np.float32(1e-6)
 _MEMORY = 0.97
@@ -88,7 +88,8 @@ class Conformal:
         self._shift: Float64 = np.zeros(shape)
         self._items: Float64 = np.zeros((groups, classes + 1))
         self._ticks: Float64 = np.zeros((groups, classes + 1))
-        self._wide: Float64 = np.full((groups, classes + 1), _UNKNOWN_WIDTH)
+        self._wide: Float64 = np.zeros((groups, classes + 1))
+        """How wide the forecasts were that corrections were learnt of; 0 where nobody knows."""
         # Of what was published: for metrics.
         self._below: Float64 = np.zeros(shape)
         self._within: Float64 = np.zeros(shape)
@@ -110,7 +111,7 @@ class Conformal:
     def _relative(self) -> Float64:
         """float64[groups, classes + 1, levels]: the median's correction, those of the others beside it, in widths."""
         middle = self._shift[:, :, self._middle, None]
-        own = (self._shift - middle) / self._wide[:, :, None]
+        own = (self._shift - middle) / np.where(self._wide > 0, self._wide, _UNKNOWN_WIDTH)[:, :, None]
         own[:, :, self._middle] = middle[:, :, 0]
         return own
 
@@ -158,7 +159,7 @@ class Conformal:
         alone = Corrections(place[None], spread[None])
         own_factor = [alone.factors(0, part, wide) for part in (classes, both[len(classes) :])]
         steady = _GAIN + (_FIRST_GAIN - _GAIN) / (1.0 + self._ticks[group] / _FIRST_TICKS)
-        steady = steady * self._width(said, wide, own_factor[0], both, n, whole)
+        steady = steady * self._width(wide, own_factor[0], both, n)
         self._scored[group] = self._scored[group] * np.where(scored, _MEMORY, 1.0) + count
         for level, p in enumerate(self.levels):
             published = corrected(said[level], factor[:, level], whole)
@@ -180,15 +181,15 @@ class Conformal:
     def _seen(self, group: int, wide: Float64, scored: NDArray[np.bool_]) -> None:
         """Takes how wide forecasts were, on average; corrections stay what they are relative to it."""
         before = self._wide[group]
-        after = before + (wide - before) / (1.0 + np.minimum(self._ticks[group], _WIDTH_TICKS))
+        known = before > 0
+        after = np.where(known, before + (wide - before) / (1.0 + np.minimum(self._ticks[group], _WIDTH_TICKS)), wide)
         after = np.where(scored, np.maximum(after, _LEAST_WIDE), before)
         middle = self._shift[group, :, self._middle, None]
-        # Of the first forecasts seen there is nothing yet that could be relative to anything.
-        grown = np.where((self._items[group] > 0) & scored, after / before, 1.0)
+        grown = np.where(known, after / np.where(known, before, 1.0), 1.0)
         self._shift[group] = middle + (self._shift[group] - middle) * grown[:, None]
         self._wide[group] = after
 
-    def _width(self, said: Float32, wide: Float32, factor: Float32, both: Ints, n: Float64, whole: NDArray[np.bool_]) -> Float64:
+    def _width(self, wide: Float32, factor: Float32, both: Ints, n: Float64) -> Float64:
         """float64[classes + 1], at most 1: how wide forecasts are, with their corrections, beside _WIDE.
 
         A tracker has to move by shares of what it corrects: by 20 % a tick, the sales of a department that vary by 10 % are never found.
@@ -200,8 +201,7 @@ class Conformal:
         z = float(sp.ndtri(self.levels[high]) - sp.ndtri(self.levels[low]))
         if z <= 0:
             return np.ones(self.classes + 1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            moved = np.abs(wide + np.log(factor[:, high] / factor[:, low]))
+        moved = np.abs(wide + np.log(factor[:, high] / factor[:, low]))
         moved = np.clip(np.maximum(moved, _LEAST_SHARE * wide), 0.0, z).astype(np.float64)
         mean = pooled(both, np.concatenate([moved, moved]), self.classes + 1) / n / z
         return np.clip(mean, _LEAST_WIDE, _WIDE) / _WIDE
@@ -238,9 +238,8 @@ class Conformal:
             raise ValueError(f"calibration must be {list(self._shift.shape)}; got {list(state['shift'].shape)}: rebuild the state")
         self._shift, self._items = np.array(state["shift"], np.float64), np.array(state["items"], np.float64)
         self._ticks, self._scored = np.array(state["ticks"], np.float64), np.array(state["scored"], np.float64)
-        # Versions up to 5 did not know how wide forecasts are: the first tick tells.
-        wide = state.get("wide")
-        self._wide = np.full(self._ticks.shape, _UNKNOWN_WIDTH) if wide is None else np.array(wide, np.float64)
+        # Versions up to 5 did not keep how wide forecasts are: the first tick tells.
+        self._wide = np.array(state.get("wide", np.zeros(self._ticks.shape)), np.float64)
         self._below, self._within = np.array(state["below"], np.float64), np.array(state["within"], np.float64)
 
 
