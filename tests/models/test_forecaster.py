@@ -69,8 +69,8 @@ def test_forecasts_are_sane_from_the_first_tick() -> None:
         assert (found.quantiles == np.rint(found.quantiles)).all()
         for groups in found.weights:
             assert set(groups) == {"1", "4", "8"}
-            for weights in groups.values():
-                assert sum(weights.values()) == pytest.approx(1, abs=1e-5)
+            for shares in groups.values():
+                assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
     assert (found.weights_row >= 7).any()  # some are river's
     assert all("river" not in found.weights[row]["1"] for row in range(7))
     assert all("river" in found.weights[row]["1"] for row in range(7, 14))
@@ -150,8 +150,8 @@ def test_weights_move_only_when_a_forecast_has_come_due() -> None:
     forecaster, shop = run(seasonal(40, 30, seed=6), 4, wanted)
     fresh = forecaster.forecast(shop.panel(3)).weights
     for groups in fresh[:7]:
-        for weights in groups.values():
-            assert len(set(weights.values())) == 1
+        for shares in groups.values():
+            assert len(set(shares.values())) == 1
     # Issued after bucket 0, four steps ahead: known when bucket 4 has closed. Eight ahead: not before bucket 8.
     changed = tick(forecaster, shop, 4).weights
     assert any(len(set(groups["4"].values())) > 1 for groups in changed[:7])
