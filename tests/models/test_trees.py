@@ -146,7 +146,7 @@ def test_a_state_from_before_they_existed_is_read_and_goes_on() -> None:
         old.hold(panel, old.forecast(panel))
     new.restore(old.state())
     one, other = old.forecast(shop.panel(29)), new.forecast(shop.panel(29))
-    np.testing.assert_allclose(one.mean, other.mean, rtol=0.02)
+    np.testing.assert_allclose(one.mean, other.mean, rtol=0.05)
     assert new.metrics()["wape"]["council"] == old.metrics()["wape"]["council"]
     for bucket in range(30, 40):
         panel = shop.panel(bucket)
