@@ -253,6 +253,15 @@ def test_a_password_that_the_broker_does_not_take(
 
 
 @pytest.mark.parametrize("bootstrap", BROKERS, indirect=True)
+def test_a_setting_that_kafkas_client_refuses_is_one_message_and_no_trace(tmp_path: Path, bootstrap: str) -> None:
+    # Shorter sessions than max.poll.interval.ms (five minutes) are a rule of librdkafka's. It says so while torch is still being loaded.
+    with Process(Shop(tmp_path, bootstrap, kafka="session.timeout.ms = 600000").create()) as process:
+        said = process.ends(2)
+    assert "max.poll.interval.ms" in said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) == 1
+
+
 def test_missing_topics_and_wrong_partition_counts(tmp_path: Path, bootstrap: str, capsys: pytest.CaptureFixture[str]) -> None:
     shop = Shop(tmp_path, bootstrap)
     line = refused(shop, capsys)

@@ -68,8 +68,9 @@ def run(args: argparse.Namespace) -> int:
 
     loading = threading.Thread(target=import_module, args=("stream.runners.engine",), name="load")
     loading.start()  # torch alone takes a second: meanwhile Kafka is asked
-    config = load(args.config)
     with ExitStack() as stack:
+        stack.callback(loading.join)  # whoever ends while a thread imports leaves a trace of that behind its message
+        config = load(args.config)
         if args.embedded:
             broker = stack.enter_context(EmbeddedBroker())
             config = msgspec.structs.replace(config, kafka={"bootstrap.servers": broker.bootstrap_servers})
