@@ -103,8 +103,11 @@ class Conformal:
         """Those of classes, already mixed with what is borrowed from all."""
         items = self._items[:, :-1, None]
         own = self._relative()
-        mixed = (items * own[:, :-1] + _BORROWED * own[:, -1:]) / (items + _BORROWED)
-        place, spread = mixed[:, :, self._middle].astype(np.float32), mixed.astype(np.float32)
+        return self._told((items * own[:, :-1] + _BORROWED * own[:, -1:]) / (items + _BORROWED))
+
+    def _told(self, relative: Float64) -> Corrections:
+        """The corrections that stand in an array of _relative()'s kind, of any groups and classes."""
+        place, spread = relative[:, :, self._middle].astype(np.float32), relative.astype(np.float32)
         spread[:, :, self._middle] = 0
         return Corrections(place, spread)
 
@@ -152,12 +155,9 @@ class Conformal:
         n = np.maximum(count, 1.0)
         self._seen(group, pooled(both, np.concatenate([wide, wide]), self.classes + 1) / n, scored)
         factor = self.corrections().factors(group, classes, wide)  # [m, levels]
-        own = self._relative()[group]
-        place, spread = own[:, self._middle].astype(np.float32), own.astype(np.float32)
-        spread[:, self._middle] = 0
         # By the class's own correction, then by that of all.
-        alone = Corrections(place[None], spread[None])
-        own_factor = [alone.factors(0, part, wide) for part in (classes, both[len(classes) :])]
+        alone = self._told(self._relative())
+        own_factor = [alone.factors(group, part, wide) for part in (classes, both[len(classes) :])]
         steady = _GAIN + (_FIRST_GAIN - _GAIN) / (1.0 + self._ticks[group] / _FIRST_TICKS)
         steady = steady * self._width(wide, own_factor[0], both, n)
         self._scored[group] = self._scored[group] * np.where(scored, _MEMORY, 1.0) + count

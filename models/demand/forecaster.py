@@ -558,9 +558,8 @@ class DemandForecaster:
         mixed = self._leap.move(mixed, whole)
         if self._leading.learns(group):
             mixed = self._leading.learn(group, window, due.rows, mixed, y)
-        factor = self._conformal.corrections().factors(group, due.classes, self._conformal.width(mixed, whole))
-        place = self._compared.places[middle]
-        median = rounded(corrected(mixed[place], factor[:, place], whole), whole)
+        factor = np.exp(self._conformal.corrections().place[group][due.classes])
+        median = rounded(corrected(mixed[self._compared.places[middle]], factor, whole), whole)
         self._errors[group, -1] += _total(np.abs(y - median).astype(np.float64)), _total(y.astype(np.float64))
         # A mixture that lacked most of what speaks today says nothing of how far today's is off.
         same = np.flatnonzero(total >= _SAME)

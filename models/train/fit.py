@@ -220,9 +220,7 @@ def standardise(member: Member, examples: Examples, layout: Layout, unseen: tupl
         layout: of their rows.
         unseen: columns of a step that the network is not to look at.
     """
-    statics = len(layout.statics)
-    own = examples.rows[:, statics : statics + layout.own]
-    steps = examples.rows[:, statics + layout.own :].reshape(-1, layout.step)
+    own, steps = _columns(examples, layout)
     mean = np.concatenate([own.mean(0, dtype=np.float64), steps.mean(0, dtype=np.float64)])
     spread = np.concatenate([own.std(0, dtype=np.float64), steps.std(0, dtype=np.float64)])
     member.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
@@ -235,12 +233,15 @@ def standardise(member: Member, examples: Examples, layout: Layout, unseen: tupl
     _widen(member, examples)
 
 
+def _columns(examples: Examples, layout: Layout) -> tuple[Float32, Float32]:
+    """float32[S, own], items' own columns, and float32[S x horizon, step], those of every step."""
+    statics = len(layout.statics)
+    return examples.rows[:, statics : statics + layout.own], examples.rows[:, statics + layout.own :].reshape(-1, layout.step)
+
+
 def _widen(member: Member, examples: Examples) -> None:
     """The columns' bounds hold these examples, too."""
-    layout = member.layout
-    statics = len(layout.statics)
-    steps = examples.rows[:, statics + layout.own :].reshape(-1, layout.step)
-    own = examples.rows[:, statics : statics + layout.own]
+    own, steps = _columns(examples, member.layout)
     for bound, wider, ends in (
         (member.low, torch.minimum, (own.min(0), steps.min(0))),
         (member.high, torch.maximum, (own.max(0), steps.max(0))),
