@@ -262,6 +262,7 @@ def test_a_setting_that_kafkas_client_refuses_is_one_message_and_no_trace(tmp_pa
     assert len(said.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("bootstrap", BROKERS, indirect=True)
 def test_missing_topics_and_wrong_partition_counts(tmp_path: Path, bootstrap: str, capsys: pytest.CaptureFixture[str]) -> None:
     shop = Shop(tmp_path, bootstrap)
     line = refused(shop, capsys)

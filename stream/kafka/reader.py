@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from stream.kafka.admin import Admin
 from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, is_away, log, reason, servers, settings, translated
 from stream.kafka.fetching import CHUNK, KafkaMessages, batches, cut_before, split
 from stream.kafka.log import Fetched, OffsetGone, Partition, Unreachable
@@ -313,8 +314,8 @@ class Tail:
         return Fetched(list(batches(found)), ends)
 
     def ends(self) -> dict[Partition, int]:
-        """Where each partition ends now."""
-        return {p: span_of(self._consumer, p, self._properties)[1] for p in self.partitions}
+        """Where each partition ends now, with what is being committed: a commit returns before all may see what it wrote."""
+        return Admin(self._properties).written_ends(self.partitions)
 
     def close(self) -> None:
         """Disconnects."""
@@ -341,7 +342,8 @@ def follow(
         properties: librdkafka's.
         topics: their names.
         from_start: False: only what comes from now on.
-        until_end: ends where the topics end at the moment of the call; else it waits for more, for ever.
+        until_end: ends where the topics end at the moment of the call, once what was being committed then is; else it waits for
+            more, for ever.
         stop: asked ten times a second; True ends it.
 
     Raises:

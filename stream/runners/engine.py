@@ -144,7 +144,7 @@ class Engine:
                 forecast.room = library
         before = {"ingest": "repartition", "forecast": "ingest"}.get(stage, "")
         done = self._finished.get(before, self.upstream if before else None)
-        targets = self._ends_after(done, work.topics, partitions) if self.until_end and done is not None else None
+        targets = self._ends_after(done, work.topics, partitions) if self.until_end else None
         return Loop(
             member,
             work,
@@ -164,12 +164,12 @@ class Engine:
         reader.start()
 
     def _ends_after(
-        self, done: threading.Event, topics: Sequence[str], partitions: Mapping[str, int]
+        self, done: threading.Event | None, topics: Sequence[str], partitions: Mapping[str, int]
     ) -> Callable[[], Mapping[Partition, int] | None]:
-        """Where a stage ends: at the ends of its topics as they stand once the stage before it is done."""
+        """Where a stage ends: at the ends of its topics as they stand once the stage before it, if it is here, is done."""
 
         def ends() -> Mapping[Partition, int] | None:
-            if not done.is_set():
+            if done is not None and not done.is_set():
                 return None
             return Admin(self.config.kafka).written_ends([Partition(topic, p) for topic in topics for p in range(partitions[topic])])
 

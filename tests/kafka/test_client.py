@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from confluent_kafka import Producer
 
 from stream.kafka.admin import Admin, Topic
 from stream.kafka.client import KafkaMember
@@ -138,6 +139,25 @@ def test_a_full_queue_is_waited_out(broker: BrokerCluster) -> None:
     assert member.transact([Records(topic, [None] * 2000, numbers, partition=0)], {}) is Outcome.COMMITTED
     member.close()
     assert [r.value for r in follow(broker.properties, [topic], until_end=True)] == [b"%d" % n for n in range(4000)]
+
+
+def test_a_reader_to_the_end_waits_for_what_is_being_committed(broker: BrokerCluster) -> None:
+    topic = broker.create(1)
+    with Sender(broker.properties) as sender:
+        sender.send(topic, [b"before"])
+    producer = Producer({**broker.properties, "transactional.id": unique("name")})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    producer.produce(topic, b"being committed", partition=0)
+    producer.flush(20)
+    found: list[bytes | None] = []
+    reading = threading.Thread(target=lambda: found.extend(r.value for r in follow(broker.properties, [topic], until_end=True)))
+    reading.start()
+    reading.join(1.0)
+    assert reading.is_alive()
+    producer.commit_transaction(20)
+    reading.join(20)
+    assert found == [b"before", b"being committed"]
 
 
 def test_what_cannot_be_delivered_is_raised(broker: BrokerCluster) -> None:
