@@ -377,8 +377,7 @@ def test_restoring_is_shown_in_a_log_now_and_then(
 @pytest.mark.kafka
 def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, own_kafka: RealKafka) -> None:
     port = free_ports()
-    # A broker that comes back just when its members have given themselves up may take one's two requests to join for two processes'.
-    shop = Shop(tmp_path, own_kafka.servers, kafka="session.timeout.ms = 240000").create()
+    shop = Shop(tmp_path, own_kafka.servers).create()
     with Process(shop, "--metrics-port", str(port)) as process:
         shop.send(0, 60)
         wait_for(lambda: shop.demand() == expected(60), process)

@@ -5,6 +5,7 @@ Two parts: what it owns and reads (the consumer), and how a transaction ends (th
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from stream.kafka import reader
 from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, is_away, log, reach, reason, servers, translated
 from stream.kafka.fetching import CHUNK, batches, cut_before, split
-from stream.kafka.log import Fetched, OffsetGone, Outcome, Partition, Position, Span, Start, Unreachable
+from stream.kafka.log import Displaced, Fetched, OffsetGone, Outcome, Partition, Position, Span, Start, Unreachable
 from stream.kafka.transactions import Transactions
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ WAKE_S = 0.005
 """How long a resume waits for the answer to the request that wakes the client. Sending it is what wakes; the answer stands behind a fetch
 that may take a tenth of a second."""
 PROBE_EVERY_S = 1.0
+FORGIVEN_S = 60.0
+"""So long after a broker is back, a member that it takes for two joins anew, once."""
 HOLD = 2 * CHUNK
 """Messages kept for a paused partition before librdkafka is told to stop."""
 
@@ -87,6 +90,9 @@ class KafkaMember:
         self._touched: set[Partition] = set()
         """Given or taken since the running fetch began."""
         self._said_down = False
+        self._back = -math.inf
+        """When a broker was back after all had been away, monotonic."""
+        self._topics: list[str] = []
         self._stale = False
         """The broker was away: the producer may hang on what it knew of it."""
         self._probed = 0.0
@@ -99,6 +105,7 @@ class KafkaMember:
         else:
             required["partition.assignment.strategy"] = assignment
             defaults["heartbeat.interval.ms"] = 200  # a partition that moves has no owner for one interval
+        self._kind = defaults, required
         self._consumer: Any = reader.open_consumer(properties, self._errors, defaults, required)
         try:
             reach(self._consumer, self._errors, properties, start_timeout_s)
@@ -113,8 +120,11 @@ class KafkaMember:
 
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
         self.partitions(topics)
-        self._listener = listener
-        self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        self._listener, self._topics = listener, list(topics)
+        self._join()
+
+    def _join(self) -> None:
+        self._consumer.subscribe(self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def fetch(self, max_messages: int, timeout_s: float) -> Fetched:
         self._touched.clear()
@@ -242,8 +252,13 @@ class KafkaMember:
                 self.renew()
             except Unreachable:
                 return Outcome.ABORTED  # nothing was sent
-        # The group's metadata is asked for by the transaction, just before it is used: an older one would be refused, or not fence.
-        return self._transactions.transact(records, positions, self._consumer.consumer_group_metadata)
+        try:
+            # The group's metadata is asked for by the transaction, just before it is used: an older one would be refused, or not fence.
+            return self._transactions.transact(records, positions, self._consumer.consumer_group_metadata)
+        except Displaced:
+            if not self._forgives():
+                raise
+            return Outcome.ABORTED  # the next fetch is told as well, and joins anew
 
     def renew(self) -> None:
         self._stale = True  # until it is done
@@ -330,11 +345,39 @@ class KafkaMember:
             # An answer about the group that could not be read, once in a while from the embedded broker under load: it is asked again.
             log.warning("an answer of Kafka at %s could not be read: %s", servers(self._properties), error)
         elif error.fatal() or not (error.retriable() or is_away(error) or code == KafkaError._MAX_POLL_EXCEEDED):
-            raise translated(error, self._properties, f"reading as a member of group '{self._group}'")
+            failure = translated(error, self._properties, f"reading as a member of group '{self._group}'")
+            if not isinstance(failure, Displaced) or not self._forgives():
+                self._errors.fatal = error  # nobody waits for it to leave
+                raise failure
+            self._rejoin()
         elif code == KafkaError._MAX_POLL_EXCEEDED:
             log.warning("no fetch for longer than max.poll.interval.ms: the group has given this member's partitions to others")
         elif code == KafkaError._ALL_BROKERS_DOWN:
             self._errors.down = True
+
+    def _forgives(self) -> bool:
+        """True if this fence may be of our own making: a request to join that was under way when the session timed out, or when the
+        broker went, and the next one are two processes' to a broker that has just come back."""
+        return self._static and (self._errors.down or time.monotonic() - self._back < FORGIVEN_S)
+
+    def _rejoin(self) -> None:
+        """Joins anew, under the same name. If there was another after all, it is this one that was away: the other is fenced in turn,
+        and whoever starts it again has the place, for nothing is forgiven twice."""
+        log.warning(
+            "Kafka at %s took this member of group '%s' for two after it was away: joining anew", servers(self._properties), self._group
+        )
+        self._errors.down, self._back, self._stale = False, -math.inf, True
+        lost = sorted(self._next)
+        self._touched.update(lost)
+        for partition in lost:
+            del self._next[partition]
+        self._forget(lost)
+        if self._listener is not None and lost:
+            self._listener.lost(lost)
+        self._consumer.close()
+        self._errors.fatal = None
+        self._consumer = reader.open_consumer(self._properties, self._errors, *self._kind)
+        self._join()
 
     def _take_ready(self, most: int) -> dict[Partition, list[Any]]:
         """Up to so many of the messages that were held for partitions that go on."""
@@ -407,7 +450,8 @@ class KafkaMember:
             self._answered()
 
     def _answered(self) -> None:
-        self._errors.down = False
+        if self._errors.down:
+            self._errors.down, self._back = False, time.monotonic()
         if self._said_down:
             self._said_down, self._stale = False, True
             log.warning("Kafka at %s is back", servers(self._properties))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from stream.kafka.log import AccessDenied, Fenced, LogError, OffsetGone, TopicMissing, Unreachable
+from stream.kafka.log import AccessDenied, Displaced, Fenced, LogError, OffsetGone, TopicMissing, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -140,8 +140,10 @@ def translated(error: KafkaError, properties: Mapping[str, Any], doing: str) -> 
     code, said = error.code(), f"{error.str()} ({error.name()})"
     at = f"Kafka at {servers(properties)}"
     # A static member that was fenced is told by a fatal event, which wears its reason in its text alone.
-    if code in _FENCED or (code == KafkaError._FATAL and "fenced" in error.str()):
-        return Fenced(f"{at}: another process took this one's place while {doing}: {said}; every instance needs a name of its own")
+    displaced = code == KafkaError.FENCED_INSTANCE_ID or (code == KafkaError._FATAL and "fenced" in error.str())
+    if displaced or code in _FENCED:
+        kind = Displaced if displaced else Fenced
+        return kind(f"{at}: another process took this one's place while {doing}: {said}; every instance needs a name of its own")
     if code in _DENIED:
         return AccessDenied(
             f"{at} refused access while {doing}: {said}; look at security.protocol, the sasl.* properties and the rights (ACLs)"

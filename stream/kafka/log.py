@@ -9,6 +9,7 @@ tests and the failure simulator). Both pass the same suite. Nothing here knows w
     ├── TopicMissing         names the topic
     ├── OffsetGone           an offset that the log no longer (or not yet) holds
     └── Fenced               another process with the same transactional id took over: stop at once
+        └── Displaced        another member of the group with the same instance id did
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class OffsetGone(LogError):
 
 class Fenced(LogError):
     """Another process with the same transactional id took over."""
+
+
+class Displaced(Fenced):
+    """Another member of the group with the same instance id took over."""
 
 
 class Partition(NamedTuple):
