@@ -38,7 +38,7 @@ class Kind:
 
     rows: Callable[[np.random.Generator, float], Rows]
     """Of a generator and a share of the items; the first row names the columns."""
-    arguments: tuple[str, ...]
+    arguments: str
     models: str
 
 
@@ -139,74 +139,18 @@ def groceries(random: np.random.Generator, share: float) -> Rows:
 KINDS = {
     "departments": Kind(
         departments,
-        tuple(
-            [
-                "--item",
-                "store,department",
-                "--time",
-                "week",
-                "--target",
-                "sales",
-                "--known",
-                "holiday",
-                "--freq",
-                "W",
-                "--horizon",
-                "39",
-                "--rounds",
-                "1",
-            ]
-        ),
+        "--item store,department --time week --target sales --known holiday --freq W --horizon 39 --rounds 1",
         "nowcart,lightgbm,seasonal_naive",
     ),
     "articles": Kind(
         articles,
-        tuple(
-            [
-                "--item",
-                "article,size",
-                "--time",
-                "day",
-                "--target",
-                "units",
-                "--known",
-                "price",
-                "--static",
-                "article,category",
-                "--fill",
-                "zero",
-                "--freq",
-                "D",
-                "--horizon",
-                "28",
-                "--rounds",
-                "3",
-                "--step",
-                "28",
-            ]
-        ),
+        "--item article,size --time day --target units --known price --static article,category --fill zero --freq D"
+        " --horizon 28 --rounds 3 --step 28",
         "nowcart,lightgbm,empirical_quantiles_56",
     ),
     "groceries": Kind(
         groceries,
-        tuple(
-            [
-                "--item",
-                "product",
-                "--time",
-                "day",
-                "--target",
-                "baskets",
-                "--fill",
-                "zero",
-                "--freq",
-                "D",
-                "--horizon",
-                "14",
-                "--rounds",
-                "4",
-            ]
-        ),
+        "--item product --time day --target baskets --fill zero --freq D --horizon 14 --rounds 4",
         "nowcart,lightgbm,empirical_quantiles_56,auto_ets",
     ),
 }
@@ -228,7 +172,7 @@ def main() -> int:
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(kind.rows(np.random.default_rng(args.seed), args.share))
         out = ["--json", args.json] if args.json else []
-        return nowcart(["backtest", str(path), *kind.arguments, "--models", args.models or kind.models, *out])
+        return nowcart(["backtest", str(path), *kind.arguments.split(), "--models", args.models or kind.models, *out])
 
 
 if __name__ == "__main__":
