@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from stream.cli import schemas, simulate
-from stream.cli.frame import add_command
+from stream.cli.frame import Lines, add_command
 from stream.cli.main import COMMANDS, main
 from stream.config import load
 from stream.kafka.admin import Admin
@@ -290,3 +290,13 @@ def test_a_configuration_that_would_not_understand_the_simulated_shop_is_refused
 def test_a_shop_that_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--items", "3", "--out", str(tmp_path)]) == 2
     assert "items must be at least 10; got 3" in capsys.readouterr().err
+
+
+def test_where_no_terminal_is_progress_is_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now = [0.0]
+    lines = Lines(logging.getLogger("long"), 30.0, lambda: now[0])
+    for at, share in ((10, 0.1), (31, 0.254), (40, 0.3), (62, 0.9)):
+        now[0] = at
+        lines("nowcart", share)
+    assert [record.getMessage() for record in caplog.records if record.name == "long"] == ["nowcart: 25 %", "nowcart: 90 %"]

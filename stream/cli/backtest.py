@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream.cli import backtest_intent
 from stream.cli.columns import layout_of, names
-from stream.cli.frame import Subparsers, add_command, positive, progress_bar
+from stream.cli.frame import Lines, Subparsers, add_command, positive, progress_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -215,8 +215,10 @@ class _Shown:
         self._bar = bar
         self._rounds = rounds
         self._tasks: dict[str, Any] = {}
+        self._lines = Lines(log)
 
     def __call__(self, name: str, share: float) -> None:
+        self._lines(name, share)
         if name not in self._tasks:
             for task in self._tasks.values():
                 self._bar.update(task, visible=False)

@@ -6,12 +6,15 @@ import argparse
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import logging
+
     from rich.progress import Progress
 
 Subparsers = Any
@@ -130,3 +133,28 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+class Lines:
+    """Progress as lines of a log, where no terminal shows bars: one every half a minute.
+
+    Args:
+        log: takes them.
+        every_s: seconds between two lines.
+        clock: seconds.
+    """
+
+    def __init__(self, log: logging.Logger, every_s: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log, self._every_s, self._clock, self._said = log, every_s, clock, clock()
+        self._wanted = not sys.stderr.isatty()
+
+    def __call__(self, what: str, share: float) -> None:
+        """Takes how far it is.
+
+        Args:
+            what: is being done.
+            share: of it, 0 to 1.
+        """
+        if self._wanted and self._clock() - self._said >= self._every_s:
+            self._said = self._clock()
+            self._log.info("%s: %d %%", what, 100 * share)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stream.cli.columns import layout_of, names
-from stream.cli.frame import Subparsers, add_command, add_config, positive, progress_bar
+from stream.cli.frame import Lines, Subparsers, add_command, add_config, positive, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -288,8 +288,10 @@ class _Shown:
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
         self._tasks: dict[str, Any] = {}
+        self._lines = Lines(log)
 
     def __call__(self, what: str, share: float) -> None:
+        self._lines(what, share)
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=100, unit="%")
         self._bar.update(self._tasks[what], completed=round(100 * share))
