@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 State = dict[str, NDArray[np.generic]]
 """A model's whole state by name: arrays only, so that it can be stored without pickle."""
 
+MINUTES = {"1m": 1, "5m": 5, "15m": 15, "1h": 60, "1d": 1_440, "1w": 10_080}
+"""Bucket sizes and their nominal lengths."""
+
 Ints = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.protocol import CALENDAR
+from models.protocol import CALENDAR, MINUTES
 from stream.engine.time import DAY_MS, HOUR_MS, MINUTE_MS, SIZES, Grid, Zone, calendar, parse_duration
 
 # Half an hour of daylight saving, none, changes at and around midnight, and a day that never was.
@@ -202,3 +202,7 @@ def test_durations(text: str, expected_ms: int) -> None:
 def test_what_is_not_a_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="whole number and a unit"):
         parse_duration(text)
+
+
+def test_models_know_the_sizes() -> None:
+    assert {size: minutes * MINUTE_MS for size, minutes in MINUTES.items()} == SIZES

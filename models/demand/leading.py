@@ -20,10 +20,9 @@ from models.conformal import corrected
 from models.demand.network_experts import mean_of
 from models.demand.window import Window
 from models.exact import SlotArrays, pooled, products, put, take
-from models.protocol import DemandSpec, Float32, Float64, Ints, State
+from models.protocol import MINUTES, DemandSpec, Float32, Float64, Ints, State
 
 COLUMN = "expected"
-_MINUTES = {"1m": 1, "5m": 5, "15m": 15, "1h": 60}
 _REACH = 240  # minutes; in simulated shops the slope is half after one to two hours and nothing after five
 _MEMORY_MINUTES = 8 * 24 * 60  # of what items sell per expected purchase
 _BORROWED = np.float32(2)  # expected purchases that the partition's ratio is worth to an item's
@@ -46,7 +45,7 @@ class Leading:
             spec: what is forecast.
         """
         self.spec = spec
-        minutes = _MINUTES.get(spec.size, 2 * _REACH)
+        minutes = MINUTES[spec.size]
         self._fade = np.float32(1 - minutes / _MEMORY_MINUTES)
         self.reach = min(_REACH // minutes, spec.horizon)
         """Steps that are moved."""

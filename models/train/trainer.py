@@ -9,7 +9,7 @@ from dataclasses import replace
 from models.demand.encoder import Layout
 from models.demand.network import Shape, Weights
 from models.demand.trees import Trees
-from models.protocol import DemandSpec
+from models.protocol import MINUTES, DemandSpec
 from models.train.boosting import boost
 from models.train.fit import SEEN, Examples, Recipe, fit, members
 
@@ -17,7 +17,6 @@ _STEPS = 1000
 """Batches of a full training; fewer where there is little to learn from."""
 _EPOCHS = 16
 _SIDE_BY_SIDE = 2
-_DAYS = {"1m": 1 / 1440, "5m": 1 / 288, "15m": 1 / 96, "1h": 1 / 24, "1d": 1.0, "1w": 7.0}
 _YEAR = 365
 """Days after which a day of the year comes again. One that the examples have not shown is how late it is: a network that has learnt from it says of
 next month what no month has shown (Online Retail, ten months: forecasts of September 13 % worse than quantiles of the past)."""
@@ -66,7 +65,7 @@ class Trainer:
         Args:
             examples: at least one.
         """
-        day = _DAYS[self.spec.size]
+        day = MINUTES[self.spec.size] / MINUTES["1d"]
         days = (int(examples.issue.max() - examples.issue.min()) + 1) * day
         # Of what is forecast next, half has been a day of the year before.
         return self.layout.year if days + self.layout.horizon * day / 2 < _YEAR else ()
