@@ -32,8 +32,10 @@ WAKE_S = 0.005
 """How long a resume waits for the answer to the request that wakes the client. Sending it is what wakes; the answer stands behind a fetch
 that may take a tenth of a second."""
 PROBE_EVERY_S = 1.0
-FORGIVEN_S = 60.0
-"""So long after a broker is back, a member that it takes for two joins anew, once."""
+TROUBLED_S = 60.0
+"""So long after a connection broke, a member that is taken for two joins anew."""
+FORGIVES_EVERY_S = 300.0
+"""And not again so soon: of two processes with one name, one has to end."""
 HOLD = 2 * CHUNK
 """Messages kept for a paused partition before librdkafka is told to stop."""
 
@@ -90,8 +92,8 @@ class KafkaMember:
         self._touched: set[Partition] = set()
         """Given or taken since the running fetch began."""
         self._said_down = False
-        self._back = -math.inf
-        """When a broker was back after all had been away, monotonic."""
+        self._forgiven = -math.inf
+        """When this member last joined anew, monotonic."""
         self._topics: list[str] = []
         self._stale = False
         """The broker was away: the producer may hang on what it knew of it."""
@@ -356,17 +358,17 @@ class KafkaMember:
             self._errors.down = True
 
     def _forgives(self) -> bool:
-        """True if this fence may be of our own making: a request to join that was under way when the session timed out, or when the
-        broker went, and the next one are two processes' to a broker that has just come back."""
-        return self._static and (self._errors.down or time.monotonic() - self._back < FORGIVEN_S)
+        """True if this fence may be of our own making: a request to join that was under way when a session timed out, or when the group's
+        broker died, and the next one are two processes' to the broker that has the group then."""
+        now = time.monotonic()
+        troubled = self._errors.down or now - self._errors.broken < TROUBLED_S
+        return self._static and troubled and now - self._forgiven > FORGIVES_EVERY_S
 
     def _rejoin(self) -> None:
-        """Joins anew, under the same name. If there was another after all, it is this one that was away: the other is fenced in turn,
-        and whoever starts it again has the place, for nothing is forgiven twice."""
-        log.warning(
-            "Kafka at %s took this member of group '%s' for two after it was away: joining anew", servers(self._properties), self._group
-        )
-        self._errors.down, self._back, self._stale = False, -math.inf, True
+        """Joins anew, under the same name. If there was another after all, it is fenced in turn, and has the place once it is started again."""
+        at = servers(self._properties)
+        log.warning("Kafka at %s took this member of group '%s' for two after a broker was away: joining anew", at, self._group)
+        self._forgiven, self._stale = time.monotonic(), True
         lost = sorted(self._next)
         self._touched.update(lost)
         for partition in lost:
@@ -450,8 +452,7 @@ class KafkaMember:
             self._answered()
 
     def _answered(self) -> None:
-        if self._errors.down:
-            self._errors.down, self._back = False, time.monotonic()
+        self._errors.down = False
         if self._said_down:
             self._said_down, self._stale = False, True
             log.warning("Kafka at %s is back", servers(self._properties))

@@ -6,6 +6,7 @@ What the clients have in common, and nothing that reads or writes.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ class Errors:
     def __init__(self) -> None:
         self.down = False
         """True once no broker can be reached; whoever gets an answer sets it back."""
+        self.broken = -math.inf
+        """When a connection was last lost or refused, monotonic."""
         self.denied: KafkaError | None = None
         self.last: KafkaError | None = None
         self.fatal: KafkaError | None = None
@@ -73,6 +76,8 @@ class Errors:
             self.fatal = error
         if error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
             self.denied = error
+        if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+            self.broken = time.monotonic()
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.down = True
 
