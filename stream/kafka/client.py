@@ -256,11 +256,14 @@ class KafkaMember:
                 return Outcome.ABORTED  # nothing was sent
         try:
             # The group's metadata is asked for by the transaction, just before it is used: an older one would be refused, or not fence.
-            return self._transactions.transact(records, positions, self._consumer.consumer_group_metadata)
+            outcome = self._transactions.transact(records, positions, self._consumer.consumer_group_metadata)
         except Displaced:
             if not self._forgives():
                 raise
             return Outcome.ABORTED  # the next fetch is told as well, and joins anew
+        if outcome is Outcome.UNKNOWN:
+            self._errors.broken = time.monotonic()  # the consumer's own connections may not have been tried yet
+        return outcome
 
     def renew(self) -> None:
         self._stale = True  # until it is done
