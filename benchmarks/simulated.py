@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.signal import lfilter
 
 from stream.cli.main import main as nowcart
 
@@ -42,17 +43,15 @@ class Kind:
     models: str
 
 
-def _dates(first: dt.date, count: int, step: int) -> list[dt.date]:
-    return [first + dt.timedelta(days=step * i) for i in range(count)]
+def _calendar(first: dt.date, count: int, step: int = 1) -> tuple[list[dt.date], NDArray[np.int64], NDArray[np.int64]]:
+    """Dates so many days apart, their days of the year and of the week."""
+    dates = [first + dt.timedelta(days=step * i) for i in range(count)]
+    return dates, np.array([date.timetuple().tm_yday for date in dates]), np.array([date.weekday() for date in dates])
 
 
-def _drift(random: np.random.Generator, count: int, keep: float, scale: float) -> NDArray[np.float64]:
-    """AR(1)."""
-    level, levels = 0.0, []
-    for noise in random.normal(0, scale, count):
-        level = keep * level + noise
-        levels.append(level)
-    return np.array(levels)
+def _drift(noise: NDArray[np.float64], keep: float) -> NDArray[np.float64]:
+    """AR(1) of this noise."""
+    return np.asarray(lfilter([1.0], [1.0, -keep], noise), dtype=np.float64)
 
 
 def departments(random: np.random.Generator, share: float) -> Rows:
@@ -62,8 +61,7 @@ def departments(random: np.random.Generator, share: float) -> Rows:
         random: draws everything.
         share: of 15 stores.
     """
-    weeks = _dates(dt.date(2010, 2, 5), 143, 7)
-    day = np.array([week.timetuple().tm_yday for week in weeks])
+    weeks, day, _ = _calendar(dt.date(2010, 2, 5), 143, 7)
     month, of_month = np.array([week.month for week in weeks]), np.array([week.day for week in weeks])
     thanksgiving = (month == 11) & (of_month >= 22) & (of_month <= 28)
     christmas = (month == 12) & (of_month >= 18) & (of_month <= 26)
@@ -75,7 +73,8 @@ def departments(random: np.random.Generator, share: float) -> Rows:
             level, wave, begins = random.normal(9, 1), random.uniform(0.02, 0.15), random.uniform(0, 2 * np.pi)
             log = level + wave * np.sin(2 * np.pi * day / 365.25 + begins) + 0.1 * lesser
             log = log + random.uniform(0, 0.5) * thanksgiving + random.uniform(0, 1) * christmas
-            sales = np.exp(log + _drift(random, len(weeks), 0.5, 0.04) + random.normal(0, 0.03, len(weeks)))
+            slow, chance = random.normal(0, (0.04, 0.03), (len(weeks), 2)).T
+            sales = np.exp(log + (_drift(slow, 0.5) + chance))
             for at, week in enumerate(weeks):
                 yield week.isoformat(), store, department, f"{sales[at]:.2f}", int(holiday[at])
 
@@ -87,11 +86,9 @@ def articles(random: np.random.Generator, share: float) -> Rows:
         random: draws everything.
         share: of 260 articles, most in five sizes.
     """
-    days = _dates(dt.date(2018, 3, 1), 640, 1)
-    day = np.array([one.timetuple().tm_yday for one in days])
-    weekday = np.array([one.weekday() for one in days])
+    days, day, weekday = _calendar(dt.date(2018, 3, 1), 640)
     december = np.where((day >= 325) & (day < 358), 0.7, 0.0)
-    shop = 0.25 * (weekday == 5) + 0.1 * (weekday == 4) - 0.2 * (weekday == 6) + december + _drift(random, len(days), 0.9, 0.06)
+    shop = 0.25 * (weekday == 5) + 0.1 * (weekday == 4) - 0.2 * (weekday == 6) + december + _drift(random.normal(0, 0.06, len(days)), 0.9)
     yield "day", "article", "size", "category", "units", "price"
     for article in range(max(1, round(260 * share))):
         category = int(random.integers(8))
@@ -108,7 +105,7 @@ def articles(random: np.random.Generator, share: float) -> Rows:
         fresh = 0.5 * np.exp(-np.arange(len(days) - begins) / 30)
         base = random.normal(-1.4, 0.9) - 2.2 * np.log(price / usual) + season + shop
         base[begins:] += fresh
-        base += _drift(random, len(days), 0.95, 0.08)
+        base += _drift(random.normal(0, 0.08, len(days)), 0.95)
         for size, part in zip(("XS", "S", "M", "L", "XL"), random.dirichlet((1.0, 3.0, 4.0, 3.0, 1.2)), strict=True):
             mean = np.exp(base) * part
             units = random.poisson(mean * random.gamma(2.5, 1 / 2.5, len(days)))
@@ -123,13 +120,13 @@ def groceries(random: np.random.Generator, share: float) -> Rows:
         random: draws everything.
         share: of 170 products.
     """
-    days = _dates(dt.date(2014, 1, 1), 730, 1)
-    day = np.array([one.timetuple().tm_yday for one in days])
-    weekday = np.array([one.weekday() for one in days])
-    shop = 0.2 * (weekday == 3) + 0.15 * (weekday >= 5) + 0.1 * (np.arange(len(days)) > 365) + _drift(random, len(days), 0.7, 0.08)
+    days, day, weekday = _calendar(dt.date(2014, 1, 1), 730)
+    shop = (
+        0.2 * (weekday == 3) + 0.15 * (weekday >= 5) + 0.1 * (np.arange(len(days)) > 365) + _drift(random.normal(0, 0.08, len(days)), 0.7)
+    )
     yield "day", "product", "baskets"
     for product in range(max(2, round(170 * share))):
-        mean = np.exp(np.log(7.0) - 1.15 * np.log1p(product / 4) + shop + _drift(random, len(days), 0.98, 0.04))
+        mean = np.exp(np.log(7.0) - 1.15 * np.log1p(product / 4) + shop + _drift(random.normal(0, 0.04, len(days)), 0.98))
         mean *= np.exp(0.3 * random.normal() * np.sin(2 * np.pi * day / 365.25))
         for at, count in enumerate(random.poisson(mean)):
             if count:
