@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType  # type: ignore[attr-defined]
 
-from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, reach, reason, settings, translated
+from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, is_not_yet, reach, reason, settings, translated
 from stream.kafka.log import LogError, Partition
 
 if TYPE_CHECKING:
@@ -187,14 +187,23 @@ class Admin:
         return self._ends(partitions, IsolationLevel.READ_COMMITTED)
 
     def _ends(self, partitions: Sequence[Partition], level: IsolationLevel) -> dict[Partition, int]:
-        wanted = {TopicPartition(p.topic, p.partition): OffsetSpec.latest() for p in partitions}  # type: ignore[no-untyped-call]
-        futures = self._client.list_offsets(wanted, isolation_level=level, request_timeout=REQUEST_TIMEOUT_S)
         ends: dict[Partition, int] = {}
-        for place, future in futures.items():
-            try:
-                ends[Partition(place.topic, place.partition)] = future.result(REQUEST_TIMEOUT_S + 5).offset
-            except KafkaException as caught:
-                raise translated(reason(caught), self._properties, f"asking for the end of {place.topic}[{place.partition}]") from None
+        left = [TopicPartition(p.topic, p.partition) for p in partitions]
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while left:
+            wanted = {place: OffsetSpec.latest() for place in left}  # type: ignore[no-untyped-call]
+            futures = self._client.list_offsets(wanted, isolation_level=level, request_timeout=REQUEST_TIMEOUT_S)
+            left = []
+            for place, future in futures.items():
+                try:
+                    ends[Partition(place.topic, place.partition)] = future.result(REQUEST_TIMEOUT_S + 5).offset
+                except KafkaException as caught:
+                    doing = f"asking for the end of {place.topic}[{place.partition}]"
+                    if not is_not_yet(reason(caught)) or time.monotonic() >= deadline:
+                        raise translated(reason(caught), self._properties, doing) from None
+                    left.append(place)
+            if left:
+                time.sleep(0.05)
         return ends
 
     def delete_records(self, before: Mapping[Partition, int]) -> None:

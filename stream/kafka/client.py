@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -107,8 +108,8 @@ class KafkaMember:
         else:
             required["partition.assignment.strategy"] = assignment
             defaults["heartbeat.interval.ms"] = 200  # a partition that moves has no owner for one interval
-        self._kind = defaults, required
-        self._consumer: Any = reader.open_consumer(properties, self._errors, defaults, required)
+        self._open = partial(reader.open_consumer, self._properties, self._errors, defaults, required)
+        self._consumer: Any = self._open()
         try:
             reach(self._consumer, self._errors, properties, start_timeout_s)
             self._transactions = Transactions(properties, transactional_id, transaction_timeout_ms)
@@ -320,7 +321,16 @@ class KafkaMember:
         self._give_up(consumer, places, lost=True)
 
     def _give_up(self, consumer: Any, places: list[Any], *, lost: bool) -> None:
-        partitions = sorted(p for p in (Partition(place.topic, place.partition) for place in places) if p in self._next)
+        try:
+            self._part(sorted(p for p in (Partition(place.topic, place.partition) for place in places) if p in self._next), lost=lost)
+        finally:
+            if self._eager:
+                consumer.unassign()
+            else:
+                consumer.incremental_unassign(places)
+
+    def _part(self, partitions: list[Partition], *, lost: bool) -> None:
+        """These are another's from here on, whatever the listener makes of it."""
         try:
             if self._listener is not None and partitions:
                 if lost:
@@ -332,10 +342,6 @@ class KafkaMember:
             for partition in partitions:
                 del self._next[partition]
             self._forget(partitions)
-            if self._eager:
-                consumer.unassign()
-            else:
-                consumer.incremental_unassign(places)
 
     def _event(self, event: Any, ends: dict[Partition, int]) -> None:
         error: KafkaError = event.error()
@@ -372,16 +378,10 @@ class KafkaMember:
         at = servers(self._properties)
         log.warning("Kafka at %s took this member of group '%s' for two after a broker was away: joining anew", at, self._group)
         self._forgiven, self._stale = time.monotonic(), True
-        lost = sorted(self._next)
-        self._touched.update(lost)
-        for partition in lost:
-            del self._next[partition]
-        self._forget(lost)
-        if self._listener is not None and lost:
-            self._listener.lost(lost)
+        self._part(sorted(self._next), lost=True)
         self._consumer.close()
         self._errors.fatal = None
-        self._consumer = reader.open_consumer(self._properties, self._errors, *self._kind)
+        self._consumer = self._open()
         self._join()
 
     def _take_ready(self, most: int) -> dict[Partition, list[Any]]:

@@ -51,6 +51,18 @@ _AWAY = {
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
 }
+_NOT_YET = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+}
+"""What is said of a topic that was made a moment ago, of a partition that moves or whose leader died, and by a broker that has just
+come back and does not know yet what there is."""
 
 
 class Errors:
@@ -271,6 +283,15 @@ def _partition_counts(metadata: Any, topics: Collection[str], properties: Mappin
             raise translated(found.error, properties, f"looking at topic '{topic}'")
         counts[topic] = len(found.partitions)
     return counts
+
+
+def is_not_yet(error: KafkaError) -> bool:
+    """True if a partition's broker is away, or cannot answer for it yet: ask again.
+
+    Args:
+        error: librdkafka's.
+    """
+    return error.code() in _NOT_YET or is_away(error)
 
 
 def is_away(error: KafkaError) -> bool:

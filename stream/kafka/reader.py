@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from stream.kafka.admin import Admin
-from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, is_away, log, reason, servers, settings, translated
+from stream.kafka.connect import START_TIMEOUT_S, Errors, count_partitions, is_not_yet, log, reason, servers, settings, translated
 from stream.kafka.fetching import CHUNK, KafkaMessages, batches, cut_before, split
 from stream.kafka.log import Fetched, OffsetGone, Partition, Unreachable
 from stream.kafka.resting import REST, RESTED_DEFAULTS, Resting
@@ -37,20 +37,6 @@ CONSUMER_REQUIRED = {
     "auto.offset.reset": "error",
     "enable.partition.eof": True,
 }
-
-
-_NOT_YET = {
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError._UNKNOWN_PARTITION,
-}
-"""What is said of a topic that was made a moment ago, of a partition that moves or whose leader died, and by a broker that has just
-come back and does not know yet what there is."""
 
 
 class Record(NamedTuple):
@@ -99,7 +85,7 @@ def span_of(consumer: Consumer, partition: Partition, properties: Mapping[str, A
         try:
             found = consumer.get_watermark_offsets(place, timeout=max(0.1, deadline - time.monotonic()), cached=False)
         except KafkaException as caught:
-            if not (reason(caught).code() in _NOT_YET or is_away(reason(caught))) or time.monotonic() >= deadline:
+            if not is_not_yet(reason(caught)) or time.monotonic() >= deadline:
                 raise translated(reason(caught), properties, f"asking for the offsets of {place.topic}[{place.partition}]") from None
             time.sleep(0.05)
         else:
